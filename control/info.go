@@ -1,0 +1,59 @@
+package control
+
+// A NodeInfo is what one node tells people about itself: the body of a KindInfo reply, as JSON.
+type NodeInfo struct {
+	Name          string            `json:"name"`
+	Incarnation   string            `json:"incarnation"` // hexadecimal, since many JSON readers keep only 53 bits
+	Addr          string            `json:"addr"`
+	Zone          string            `json:"zone,omitempty"`
+	Version       string            `json:"version"`
+	ClusterName   string            `json:"cluster_name"`
+	ClusterID     string            `json:"cluster_id"` // hexadecimal
+	TableVersion  uint64            `json:"table_version"`
+	Publisher     string            `json:"publisher"` // name of the member that published the table
+	Ready         bool              `json:"ready"`
+	Leaving       bool              `json:"leaving"`
+	Quorate       bool              `json:"quorate"`
+	UptimeSeconds float64           `json:"uptime_seconds"`
+	Memory        MemoryInfo        `json:"memory"`
+	Entries       int               `json:"entries"`
+	ValueBytes    int64             `json:"value_bytes"`
+	Partitions    int               `json:"partitions"` // owned
+	Losses        uint64            `json:"losses"`     // of partitions, in the whole table
+	Conflicts     uint64            `json:"conflicts"`
+	Forwarded     uint64            `json:"forwarded"`
+	Parked        int64             `json:"parked"`
+	Counters      map[string]uint64 `json:"counters"`
+	Links         []LinkInfo        `json:"links"`
+	Gossip        []GossipInfo      `json:"gossip"`
+	Events        []Event           `json:"events"` // oldest first
+	Transport     any               `json:"transport,omitempty"`
+}
+
+// MemoryInfo says where a node's memory is, in bytes.
+type MemoryInfo struct {
+	Limit    int64 `json:"limit"`
+	Used     int64 `json:"used"`
+	Leased   int64 `json:"leased"`
+	Reserved int64 `json:"reserved"`
+}
+
+// A LinkInfo is a node's link to a peer.
+type LinkInfo struct {
+	Peer            string  `json:"peer"` // name; "" before the first contact
+	Addr            string  `json:"addr"`
+	State           string  `json:"state"`
+	Transport       string  `json:"transport"`
+	RoundTripMicros float64 `json:"round_trip_micros"`
+	Opened          uint64  `json:"opened"` // how often it became open
+	Pending         int     `json:"pending"`
+	Error           string  `json:"error,omitempty"` // why it is not open
+}
+
+// A GossipInfo is a process that a node's gossip knows of.
+type GossipInfo struct {
+	Name        string `json:"name"`
+	Incarnation string `json:"incarnation"` // hexadecimal
+	Addr        string `json:"addr"`
+	Alive       bool   `json:"alive"`
+}

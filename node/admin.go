@@ -1,0 +1,175 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/dramnode/dramnode/control"
+	"github.com/dramnode/dramnode/transport"
+)
+
+const (
+	httpHeaderTimeout = 5 * time.Second
+	httpStopTimeout   = time.Second
+)
+
+// serveControl answers what one node asks another about the table.
+func (n *Node) serveControl(r *request) {
+	reply, err := n.plane.Serve(r.h.Kind, r.body)
+	n.replyBytes(r, reply, err)
+}
+
+func (n *Node) serveInfo(r *request) {
+	reply, err := json.Marshal(n.Info())
+	n.replyBytes(r, reply, err)
+}
+
+func (n *Node) replyBytes(r *request, reply []byte, err error) {
+	var body transport.Body
+	if err == nil {
+		body, err = n.scratch.body(reply)
+	}
+	if err != nil {
+		n.reply(r, failed(err))
+		return
+	}
+	n.reply(r, answer{body: body})
+}
+
+// serveHTTP serves health, readiness and info until ctx ends.
+func (n *Node) serveHTTP(ctx context.Context) error {
+	if n.http == nil {
+		<-ctx.Done()
+		return nil
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if reason := n.unready(); reason != "" {
+			http.Error(w, reason, http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(w, "ready")
+	})
+	mux.HandleFunc("GET /info", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		if err := json.NewEncoder(w).Encode(n.Info()); err != nil {
+			n.cfg.Log.Debug().Err(err).Msg("info not sent")
+		}
+	})
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: httpHeaderTimeout}
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		<-ctx.Done()
+		stop, cancel := context.WithTimeout(context.Background(), httpStopTimeout)
+		defer cancel()
+		if err := server.Shutdown(stop); err != nil {
+			server.Close()
+		}
+	}()
+	err := server.Serve(n.http)
+	if !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("http: %w", err)
+	}
+	<-stopped
+	return nil
+}
+
+// unready says why this node does not take requests, "" when it does.
+func (n *Node) unready() string {
+	v := n.view.Load()
+	switch {
+	case v == nil:
+		return "no table yet: " + n.waitingFor()
+	case v.Self == control.None:
+		return "not a member"
+	case n.leaving.Load():
+		return "leaving"
+	case !n.plane.Quorate():
+		return errNotQuorate.Error()
+	}
+	return ""
+}
+
+// waitingFor tells what a node without table waits for.
+func (n *Node) waitingFor() string {
+	seen := 0
+	for _, m := range n.gossip.Members() {
+		if m.Alive && m.Incarnation != n.self.Incarnation {
+			seen++
+		}
+	}
+	if seen == 0 {
+		return "no seed answers at " + strings.Join(n.cfg.Join, ", ")
+	}
+	return fmt.Sprintf("%d other nodes are in sight", seen)
+}
+
+// Info returns what this node tells people about itself.
+func (n *Node) Info() control.NodeInfo {
+	stats := n.store.Stats()
+	info := control.NodeInfo{
+		Name: n.self.Name, Incarnation: hex(n.self.Incarnation), Addr: n.self.Addr, Zone: n.self.Zone,
+		Version: n.cfg.Version, ClusterName: n.cfg.ClusterName,
+		Ready: n.unready() == "", Leaving: n.leaving.Load(), Quorate: n.plane.Quorate(),
+		UptimeSeconds: time.Since(n.started).Seconds(),
+		Memory:        control.MemoryInfo{Limit: stats.TotalBytes, Used: stats.UsedBytes, Leased: stats.LeasedBytes, Reserved: stats.ReservedBytes},
+		Entries:       stats.Entries, ValueBytes: stats.ValueBytes, Partitions: n.owned(),
+		Conflicts: n.plane.Conflicts() + uint64(len(n.gossip.Conflicts())), Forwarded: n.forwarded.Load(), Parked: n.parkedCount.Load(),
+		Counters: n.counters.snapshot(), Events: n.plane.Events(),
+	}
+	if t := n.plane.Table(); t != nil {
+		info.ClusterID, info.TableVersion, info.Losses = hex(t.ClusterID), t.Version, t.Losses()
+		if i := t.Index(t.Publisher); i != control.None {
+			info.Publisher = t.Members[i].Name
+		}
+	}
+	for addr, l := range n.peers.infos() {
+		info.Links = append(info.Links, linkInfo(addr, l))
+	}
+	slices.SortFunc(info.Links, func(a, b control.LinkInfo) int { return strings.Compare(a.Addr, b.Addr) })
+	for _, m := range n.gossip.Members() {
+		info.Gossip = append(info.Gossip, control.GossipInfo{Name: m.Name, Incarnation: hex(m.Incarnation), Addr: m.Addr, Alive: m.Alive})
+	}
+	if s, ok := n.network.(interface{ Counters() map[string]uint64 }); ok {
+		info.Transport = s.Counters()
+	}
+	return info
+}
+
+func linkInfo(addr string, l transport.LinkInfo) control.LinkInfo {
+	info := control.LinkInfo{
+		Peer: l.Peer.Name, Addr: addr, State: l.State.String(), Transport: l.Peer.Transport,
+		RoundTripMicros: float64(l.RoundTrip) / float64(time.Microsecond), Opened: l.Opened, Pending: l.Pending,
+	}
+	if l.Err != nil {
+		info.Error = l.Err.Error()
+	}
+	return info
+}
+
+func hex(id uint64) string { return fmt.Sprintf("%016x", id) }
+
+// Table returns the newest table, nil before the first.
+func (n *Node) Table() *control.Table { return n.plane.Table() }
+
+// Addr is where peers and clients reach this node.
+func (n *Node) Addr() string { return n.self.Addr }
+
+// GossipAddr is where its gossip listens, "" before Run.
+func (n *Node) GossipAddr() string { return n.gossip.Addr() }
+
+// HTTPAddr is where health and info are served, "" for nowhere.
+func (n *Node) HTTPAddr() string {
+	if n.http == nil {
+		return ""
+	}
+	return n.http.Addr().String()
+}

@@ -1,0 +1,264 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/dramnode/dramnode"
+	"github.com/dramnode/dramnode/ring"
+	"github.com/dramnode/dramnode/transport"
+	"github.com/dramnode/dramnode/transport/memnet"
+	"github.com/dramnode/dramnode/wire"
+)
+
+// A cluster is a set of nodes in one process: requests cross memnet, gossip crosses the loopback.
+type cluster struct {
+	t     *testing.T
+	world *memnet.World
+	seeds []string
+	nodes map[string]*running
+}
+
+type running struct {
+	*Node
+	network *memnet.Network
+	stop    context.CancelFunc
+	done    chan struct{}
+	err     error
+}
+
+const eventually = 30 * time.Second
+
+func newCluster(t *testing.T, seed uint64, names ...string) *cluster {
+	t.Helper()
+	c := &cluster{t: t, world: memnet.New(seed), nodes: map[string]*running{}}
+	for range names {
+		c.seeds = append(c.seeds, freePort(t))
+	}
+	for i, name := range names {
+		c.start(name, c.seeds[i])
+	}
+	return c
+}
+
+func freePort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// start runs a node called name; its address in memnet is name:1.
+func (c *cluster) start(name, gossip string) *running {
+	c.t.Helper()
+	r := &running{done: make(chan struct{})}
+	cfg := Config{
+		Name: name, Listen: name + ":1", Gossip: gossip, HTTP: "127.0.0.1:0", ClusterName: "test", Join: c.seeds,
+		MemoryBytes: 64 << 20, MaxValueBytes: 8 << 20, Settings: ring.Config{Partitions: 61}, Verify: true,
+		DrainTimeout: 20 * time.Second, Log: zerolog.New(zerolog.NewTestWriter(c.t)).Level(zerolog.InfoLevel),
+		Open: func(id transport.Identity, h transport.Handler, e transport.Events) (transport.Network, error) {
+			network, err := c.world.Network(memnet.Config{Identity: id, Addr: name + ":1", Handler: h, Events: e})
+			r.network = network
+			return network, err
+		},
+	}
+	n, err := New(cfg)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	r.Node = n
+	ctx, cancel := context.WithCancel(context.Background())
+	r.stop = cancel
+	go func() {
+		defer close(r.done)
+		r.err = n.Run(ctx)
+	}()
+	c.nodes[name] = r
+	c.t.Cleanup(func() { r.stop(); <-r.done })
+	return r
+}
+
+// agree waits until exactly these nodes serve by one table in which nothing is left to move.
+func (c *cluster) agree(names ...string) {
+	c.t.Helper()
+	c.wait(fmt.Sprintf("%v to agree", names), func() bool {
+		first := c.nodes[names[0]].Table()
+		if first == nil || len(first.Members) != len(names) {
+			return false
+		}
+		for _, name := range names {
+			n := c.nodes[name]
+			t := n.Table()
+			if t == nil || t.Version != first.Version || n.unready() != "" || t.Named(name) == 0xFFFF {
+				return false
+			}
+			for p := range n.parts {
+				row := t.Rows[p]
+				n.parts[p].mu.RLock()
+				ready := row.MoveID == 0 && (row.Owner != t.Named(name) || n.parts[p].epoch == row.Epoch)
+				n.parts[p].mu.RUnlock()
+				if !ready {
+					return false
+				}
+			}
+		}
+		owned := first.Owned()
+		for i := range owned {
+			if owned[i] == 0 {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+func (c *cluster) wait(what string, ok func() bool) {
+	c.t.Helper()
+	deadline := time.After(eventually)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-deadline:
+			for name, n := range c.nodes {
+				c.t.Logf("%s: %+v", name, n.Info())
+			}
+			c.t.Fatalf("waited %v for %s", eventually, what)
+		case <-tick.C:
+		}
+	}
+}
+
+// A caller is a client without any knowledge of the table: it asks one node for everything.
+type caller struct {
+	t       *testing.T
+	network *memnet.Network
+	memory  []byte
+	mu      sync.Mutex
+	links   map[string]transport.Link
+}
+
+func (c *cluster) caller() *caller {
+	c.t.Helper()
+	network, err := c.world.Network(memnet.Config{Identity: transport.Identity{Role: transport.RoleClient, Name: "caller", Incarnation: newID(), Cluster: "test"}})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- network.Run(ctx) }()
+	c.t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			c.t.Error(err)
+		}
+	})
+	region, err := network.Alloc(16 << 20)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return &caller{t: c.t, network: network, memory: region.Bytes(), links: map[string]transport.Link{}}
+}
+
+type reply struct {
+	header wire.Header
+	ext    wire.ReplyExt
+	body   []byte
+	err    error
+}
+
+type oneCall struct {
+	transport.Call
+	place []byte
+	done  chan reply
+}
+
+func (o *oneCall) PlaceReply(_ *transport.Call, _ []byte, n int) ([]byte, error) {
+	return o.place[:n], nil
+}
+
+func (o *oneCall) Complete(_ *transport.Call, header, body []byte, err error) {
+	r := reply{err: err, body: append([]byte(nil), body...)}
+	if err == nil {
+		r.header, r.err = wire.ParseHeader(append([]byte(nil), header...))
+		if r.err == nil && r.header.Kind != wire.KindList {
+			r.ext, r.err = wire.ParseReplyExt(r.header.Ext)
+		}
+	}
+	o.done <- r
+}
+
+// once sends one request to the node; the caller's memory serves one long body at a time.
+func (c *caller) once(node string, h wire.Header, body []byte) reply {
+	c.t.Helper()
+	c.mu.Lock()
+	l := c.links[node]
+	if l == nil {
+		var err error
+		if l, err = c.network.Dial(node + ":1"); err != nil {
+			c.t.Fatal(err)
+		}
+		c.links[node] = l
+	}
+	c.mu.Unlock()
+	half := len(c.memory) / 2
+	o := &oneCall{place: c.memory[half:], done: make(chan reply, 1)}
+	o.Header = wire.AppendHeader(nil, &h)
+	if len(body) > transport.CopyBytes {
+		body = c.memory[:copy(c.memory[:half], body)]
+	}
+	o.Body.Bytes = body
+	o.Deadline = time.Now().Add(5 * time.Second)
+	o.Completer = o
+	l.Call(&o.Call)
+	return <-o.done
+}
+
+// do retries what was certainly not applied.
+func (c *caller) do(node string, h wire.Header, body []byte) (reply, error) {
+	c.t.Helper()
+	deadline := time.Now().Add(eventually)
+	for {
+		r := c.once(node, h, body)
+		err := r.err
+		if err == nil {
+			err = r.header.Status.Err()
+			if r.header.Status == wire.StatusNotOwner {
+				err = dramnode.ErrUnavailable
+			}
+		}
+		if !errors.Is(err, dramnode.ErrUnavailable) || time.Now().After(deadline) {
+			return r, err
+		}
+		<-time.After(5 * time.Millisecond)
+	}
+}
+
+func (c *caller) put(node, key string, value []byte) dramnode.Generation {
+	c.t.Helper()
+	h := wire.Header{Kind: wire.KindPut, Key: []byte(key), CRC: wire.Checksum(value), Ext: wire.AppendWriteExt(nil, wire.WriteExt{Client: 1, Counter: 1})}
+	r, err := c.do(node, h, value)
+	if err != nil {
+		c.t.Fatalf("put %s through %s: %v: %s", key, node, err, r.body)
+	}
+	return r.ext.Generation
+}
+
+func (c *caller) get(node, key string) ([]byte, error) {
+	c.t.Helper()
+	r, err := c.do(node, wire.Header{Kind: wire.KindGet, Key: []byte(key)}, nil)
+	if err == nil && wire.Checksum(r.body) != r.header.CRC {
+		c.t.Errorf("get %s through %s: wrong checksum", key, node)
+	}
+	return r.body, err
+}

@@ -1,0 +1,114 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/dramnode/dramnode"
+	"github.com/dramnode/dramnode/ring"
+	"github.com/dramnode/dramnode/transport"
+)
+
+// Config is what a node needs to know. Addresses are "host:port".
+type Config struct {
+	Name        string // stable over restarts; default: the advertised address
+	Listen      string // for the log; Open listens
+	Gossip      string // memberlist's address, UDP and TCP
+	HTTP        string // health, readiness and info; "" for none
+	Advertise   string // where peers dial Listen; default: Listen
+	Zone        string
+	ClusterName string
+	ClusterKey  []byte // nil for none
+	Version     string // of the software, for people
+
+	// GossipAdvertise is where peers dial Gossip; default: Gossip. It is also how a node finds itself
+	// in Join.
+	GossipAdvertise string
+
+	// Join lists gossip addresses of seeds. Empty: found a cluster at once. With this node's own address in
+	// it: found one once all of them are up and blank, else join. Without: join, and never found one.
+	Join []string
+
+	MemoryBytes   int64 // for entries, their index and values in transit
+	MaxValueBytes int
+	Settings      ring.Config
+	Verify        bool          // check each value against its CRC32C where it lands
+	DrainTimeout  time.Duration // for giving the partitions away on the way out
+	Log           zerolog.Logger
+
+	// Open returns the network that listens for this node. New closes it when it fails afterwards.
+	Open func(id transport.Identity, h transport.Handler, e transport.Events) (transport.Network, error)
+}
+
+const minMemoryBytes = 4 << 20
+
+func (c *Config) setDefaults() {
+	if c.Advertise == "" {
+		c.Advertise = c.Listen
+	}
+	if c.GossipAdvertise == "" {
+		c.GossipAdvertise = c.Gossip
+	}
+	if c.Name == "" {
+		c.Name = c.Advertise
+	}
+	if c.ClusterName == "" {
+		c.ClusterName = "default"
+	}
+	if c.MaxValueBytes == 0 {
+		c.MaxValueBytes = dramnode.DefaultMaxValueBytes
+	}
+	if c.MemoryBytes == 0 {
+		c.MemoryBytes = 1 << 30
+	}
+	if c.DrainTimeout == 0 {
+		c.DrainTimeout = time.Minute
+	}
+}
+
+// Validate reports every fault at once, each an ErrInvalid that names the setting.
+func (c *Config) Validate() error {
+	d := *c
+	d.setDefaults()
+	var errs []error
+	fault := func(format string, args ...any) {
+		errs = append(errs, fmt.Errorf("%w: %s", dramnode.ErrInvalid, fmt.Sprintf(format, args...)))
+	}
+	for _, a := range []struct{ name, addr string }{{"listen", d.Listen}, {"advertise", d.Advertise}, {"gossip", d.Gossip}, {"http", d.HTTP}} {
+		if a.name == "http" && a.addr == "" {
+			continue
+		}
+		if _, _, err := net.SplitHostPort(a.addr); err != nil {
+			fault("%s address %q: %v", a.name, a.addr, err)
+		}
+	}
+	for _, seed := range d.Join {
+		if _, _, err := net.SplitHostPort(seed); err != nil {
+			fault("join address %q: %v", seed, err)
+		}
+	}
+	if len(d.Name) > 128 {
+		fault("name of %d bytes, at most 128", len(d.Name))
+	}
+	if d.MemoryBytes < minMemoryBytes {
+		fault("memory of %d bytes, want at least %d", d.MemoryBytes, minMemoryBytes)
+	}
+	if d.MaxValueBytes < 1 || d.MaxValueBytes > math.MaxInt32 || int64(d.MaxValueBytes) > d.MemoryBytes {
+		fault("max-value of %d bytes, want 1 to %d and at most memory (%d)", d.MaxValueBytes, math.MaxInt32, d.MemoryBytes)
+	}
+	if d.DrainTimeout < 0 {
+		fault("drain-timeout of %v", d.DrainTimeout)
+	}
+	if d.Open == nil {
+		fault("no network to open")
+	}
+	if err := d.Settings.Validate(); err != nil {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}

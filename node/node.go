@@ -1,0 +1,294 @@
+// Package node is one member of a cluster, from its start until it has left.
+//
+// It wires the parts and owns their lives: the network (package transport) brings requests, the router
+// decides where they go, storage keeps the entries, the control plane says who owns what, gossip tells
+// who is there. The data path runs on the network's pollers and never blocks them; whatever may take
+// longer runs on goroutines that Run joins.
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/dramnode/dramnode"
+	"github.com/dramnode/dramnode/control"
+	"github.com/dramnode/dramnode/gossip"
+	"github.com/dramnode/dramnode/router"
+	"github.com/dramnode/dramnode/storage"
+	"github.com/dramnode/dramnode/transport"
+)
+
+var (
+	errNoTable    = fmt.Errorf("%w: this node has no table yet", dramnode.ErrUnavailable)
+	errNotServing = fmt.Errorf("%w: the partition is changing hands", dramnode.ErrUnavailable)
+	errNotQuorate = fmt.Errorf("%w: this node has lost touch with most members", dramnode.ErrNoQuorum)
+)
+
+const (
+	maxWorkers     = 256 // requests that run on goroutines
+	sweepInterval  = 100 * time.Millisecond
+	sweepBudget    = 4096 // entries expired per sweep
+	leaveInterval  = 200 * time.Millisecond
+	networkTimeout = 10 * time.Second
+)
+
+// A Node is one member.
+type Node struct {
+	cfg     Config
+	self    control.Member
+	started time.Time // origin of the clock for ttl and deadlines
+
+	network transport.Network
+	regions []transport.Region
+	store   *storage.Store
+	scratch *scratch
+	peers   *peers
+	plane   *control.Publisher
+	gossip  *gossip.Gossip
+	http    net.Listener
+	janitor *janitor
+
+	view    atomic.Pointer[router.View]
+	version atomic.Uint64 // of the table in view
+	parts   []part
+	leaving atomic.Bool
+
+	context context.Context // ends when Run is over; moves and workers hang on it
+	cancel  context.CancelFunc
+	work    sync.WaitGroup
+	workers chan struct{}
+
+	parkedCount atomic.Int64
+	forwarded   atomic.Uint64
+	counters    counters
+}
+
+// New returns a node that listens but does nothing before Run.
+func New(cfg Config) (*Node, error) {
+	cfg.setDefaults()
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	n := &Node{
+		cfg: cfg, started: time.Now(), janitor: newJanitor(), workers: make(chan struct{}, maxWorkers),
+		parts: make([]part, cfg.Settings.Count()),
+		self:  control.Member{Name: cfg.Name, Incarnation: newID(), Addr: cfg.Advertise, Zone: cfg.Zone},
+	}
+	n.context, n.cancel = context.WithCancel(context.Background())
+	n.peers = newPeers(func() { n.plane.Hint(0) })
+	if err := n.open(); err != nil {
+		n.close()
+		return nil, err
+	}
+	return n, nil
+}
+
+func newID() uint64 {
+	for {
+		if id := rand.Uint64(); id != 0 {
+			return id
+		}
+	}
+}
+
+// open makes the parts in the order in which they need each other.
+func (n *Node) open() (err error) {
+	id := transport.Identity{Role: transport.RoleNode, Name: n.self.Name, Incarnation: n.self.Incarnation, Cluster: n.cfg.ClusterName, Key: n.cfg.ClusterKey}
+	if n.network, err = n.cfg.Open(id, n, n.peers); err != nil {
+		return err
+	}
+	n.peers.network = n.network
+	if _, port, _ := net.SplitHostPort(n.self.Addr); port == "0" {
+		n.self.Addr = n.network.Addr()
+	}
+	if n.plane, err = control.NewPublisher(n.planeConfig()); err != nil {
+		return err
+	}
+	if err := n.openMemory(); err != nil {
+		return err
+	}
+	if n.gossip, err = gossip.New(n.gossipConfig()); err != nil {
+		return err
+	}
+	if n.cfg.HTTP != "" {
+		if n.http, err = net.Listen("tcp", n.cfg.HTTP); err != nil {
+			return fmt.Errorf("%w: http: %w", dramnode.ErrInvalid, err)
+		}
+	}
+	return nil
+}
+
+func (n *Node) openMemory() error {
+	arena, err := n.network.Alloc(int(n.cfg.MemoryBytes))
+	if err != nil {
+		return fmt.Errorf("memory of %d bytes: %w", n.cfg.MemoryBytes, err)
+	}
+	n.regions = append(n.regions, arena)
+	if n.store, err = storage.New(storage.Config{Arena: arena.Bytes(), Partitions: len(n.parts), MaxValueBytes: n.cfg.MaxValueBytes}); err != nil {
+		return err
+	}
+	control, err := n.network.Alloc(scratchRegion)
+	if err != nil {
+		return fmt.Errorf("memory for control messages: %w", err)
+	}
+	n.regions = append(n.regions, control)
+	n.scratch = newScratch(control.Bytes())
+	n.peers.scratch = n.scratch
+	return nil
+}
+
+func (n *Node) planeConfig() control.PublisherConfig {
+	c := control.PublisherConfig{
+		Self: n.self, Settings: n.cfg.Settings, MaxValue: uint32(n.cfg.MaxValueBytes), Limits: control.DefaultLimits(),
+		Alone: len(n.cfg.Join) == 0, Founders: n.founders, Peers: n.peers, Sightings: n.sightings,
+		OnTable: n.onTable, NewID: newID, Now: time.Now, Log: n.cfg.Log,
+	}
+	return c
+}
+
+func (n *Node) gossipConfig() gossip.Config {
+	return gossip.Config{
+		Meta: gossip.Meta{
+			Name: n.self.Name, Incarnation: n.self.Incarnation, Addr: n.self.Addr, HTTP: n.cfg.HTTP, Zone: n.self.Zone,
+			Version: n.cfg.Version, Settings: n.cfg.Settings.Digest(),
+		},
+		Bind: n.cfg.Gossip, Advertise: n.cfg.GossipAdvertise, Seeds: n.cfg.Join, Cluster: n.cfg.ClusterName, Key: n.cfg.ClusterKey,
+		Log: n.cfg.Log, OnChange: n.onGossip,
+	}
+}
+
+// now is this node's clock for ttl: nanoseconds since New, never 0.
+func (n *Node) now() int64 { return int64(time.Since(n.started)) + 1 }
+
+// Run serves until ctx ends, then gives the partitions away and leaves. It returns nil after a complete
+// leave, control.ErrRetired when the cluster declared this incarnation lost, or what else ended it.
+func (n *Node) Run(ctx context.Context) error {
+	defer n.close()
+	services := newServices()
+	network := services.start(n.network.Run)
+	janitor := services.start(func(ctx context.Context) error { n.janitor.run(ctx); return nil })
+	gossiping := services.start(n.gossip.Run)
+	sweeping := services.start(func(ctx context.Context) error { n.sweep(ctx); return nil })
+	admin := services.start(n.serveHTTP)
+	plane := services.start(n.plane.Run)
+
+	err := services.wait(ctx)
+	if ctx.Err() != nil && err == nil {
+		err = n.leave(plane)
+	}
+	// Nobody is told anything new, then nobody is served, then what waited is answered, then the
+	// network goes, which completes every call and returns every buffer.
+	plane.stop()
+	gossiping.stop()
+	admin.stop()
+	sweeping.stop()
+	n.cancel()
+	n.retire()
+	janitor.stop()
+	network.stop()
+	n.work.Wait()
+	if err == nil {
+		err = errors.Join(network.err, gossiping.err)
+	}
+	return err
+}
+
+// leave gives the partitions to the others, as long as there are others to take them.
+func (n *Node) leave(plane *service) error {
+	n.leaving.Store(true)
+	ctx, cancel := context.WithTimeout(n.context, n.cfg.DrainTimeout)
+	defer cancel()
+	for n.someoneStays() {
+		if err := n.plane.Propose(ctx, control.Proposal{Kind: control.ProposeLeave, Member: n.self}); err != nil {
+			n.cfg.Log.Debug().Err(err).Msg("leaving is not heard")
+		}
+		t := time.NewTimer(leaveInterval)
+		select {
+		case <-t.C:
+		case <-plane.done:
+			t.Stop()
+			if errors.Is(plane.err, control.ErrRetired) {
+				return nil // the table lists us no more: everything is with the others
+			}
+			return plane.err
+		case <-ctx.Done():
+			t.Stop()
+			return fmt.Errorf("%w: %d partitions were not given away within %v", dramnode.ErrPartitionLost, n.owned(), n.cfg.DrainTimeout)
+		}
+	}
+	return nil
+}
+
+// someoneStays reports whether another member could take our partitions.
+func (n *Node) someoneStays() bool {
+	t := n.plane.Table()
+	if t == nil || t.Index(n.self.Incarnation) == control.None {
+		return false
+	}
+	for i := range t.Members {
+		if m := &t.Members[i]; m.Incarnation != n.self.Incarnation && !m.Leaving {
+			return true
+		}
+	}
+	return false
+}
+
+func (n *Node) owned() int {
+	t := n.plane.Table()
+	if t == nil {
+		return 0
+	}
+	if i := t.Index(n.self.Incarnation); i != control.None {
+		return t.Owned()[i]
+	}
+	return 0
+}
+
+// retire stops serving: nothing new starts, and what waits for a move is answered.
+func (n *Node) retire() {
+	for p := range n.parts {
+		part := &n.parts[p]
+		part.mu.Lock()
+		part.epoch = 0
+		n.endMoveLocked(part)
+		part.mu.Unlock()
+	}
+}
+
+func (n *Node) close() {
+	n.cancel()
+	if n.http != nil {
+		n.http.Close()
+	}
+	if c, ok := n.network.(io.Closer); ok {
+		if err := c.Close(); err != nil {
+			n.cfg.Log.Warn().Err(err).Msg("network not closed cleanly")
+		}
+	}
+	for _, r := range n.regions {
+		if err := r.Close(); err != nil {
+			n.cfg.Log.Warn().Err(err).Msg("memory not released")
+		}
+	}
+}
+
+// sweep frees expired entries.
+func (n *Node) sweep(ctx context.Context) {
+	ticker := time.NewTicker(sweepInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			n.store.Expire(n.now(), sweepBudget)
+		}
+	}
+}

@@ -1,0 +1,179 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/dramnode/dramnode"
+	"github.com/dramnode/dramnode/transport"
+	"github.com/dramnode/dramnode/wire"
+)
+
+// peers keeps one link to every address that the table or gossip names, and knows which incarnations
+// are in contact. It is the node's transport.Events.
+type peers struct {
+	scratch *scratch
+
+	mu       sync.Mutex
+	network  transport.Network
+	links    map[string]transport.Link // by address
+	contacts map[uint64]transport.Link // open links, by the incarnation at the other end
+	onChange func()                    // called without lock after a link opened or went down
+}
+
+func newPeers(onChange func()) *peers {
+	return &peers{links: map[string]transport.Link{}, contacts: map[uint64]transport.Link{}, onChange: onChange}
+}
+
+// LinkUp implements transport.Events.
+func (p *peers) LinkUp(l transport.Link, peer transport.Peer) {
+	p.mu.Lock()
+	p.forgetLocked(l)
+	p.contacts[peer.Incarnation] = l
+	p.mu.Unlock()
+	p.onChange()
+}
+
+// LinkDown implements transport.Events.
+func (p *peers) LinkDown(l transport.Link, err error) {
+	p.mu.Lock()
+	p.forgetLocked(l)
+	p.mu.Unlock()
+	p.onChange()
+}
+
+func (p *peers) forgetLocked(l transport.Link) {
+	for inc, known := range p.contacts {
+		if known == l {
+			delete(p.contacts, inc)
+		}
+	}
+}
+
+// Contact implements control.Peers.
+func (p *peers) Contact(incarnation uint64) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.contacts[incarnation] != nil
+}
+
+// link returns the link to addr, dialling it first if need be.
+func (p *peers) link(addr string) (transport.Link, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if l := p.links[addr]; l != nil {
+		return l, nil
+	}
+	l, err := p.network.Dial(addr)
+	if err != nil {
+		return nil, err
+	}
+	p.links[addr] = l
+	return l, nil
+}
+
+// keep closes the links to addresses that nobody names any more.
+func (p *peers) keep(wanted map[string]bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for addr, l := range p.links {
+		if !wanted[addr] {
+			l.Close()
+			p.forgetLocked(l)
+			delete(p.links, addr)
+		}
+	}
+}
+
+func (p *peers) infos() map[string]transport.LinkInfo {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	infos := make(map[string]transport.LinkInfo, len(p.links))
+	for addr, l := range p.links {
+		infos[addr] = l.Info()
+	}
+	return infos
+}
+
+// Call implements control.Peers: one control request, waiting for its reply.
+func (p *peers) Call(ctx context.Context, addr string, kind wire.Kind, body []byte) ([]byte, error) {
+	l, err := p.link(addr)
+	if err != nil {
+		return nil, err
+	}
+	c := &controlCall{peers: p, done: make(chan struct{})}
+	h := wire.Header{Kind: kind, BudgetMicros: budget(ctx)}
+	c.call.Header = wire.AppendHeader(nil, &h)
+	c.call.Completer = c
+	if deadline, ok := ctx.Deadline(); ok {
+		c.call.Deadline = deadline
+	}
+	if c.call.Body, err = p.scratch.body(body); err != nil {
+		return nil, err
+	}
+	l.Call(&c.call)
+	select {
+	case <-c.done:
+		return c.reply, c.err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: %s: %w", dramnode.ErrUnavailable, addr, context.Cause(ctx))
+	}
+}
+
+// budget is what is left of ctx in microseconds, 0 for no limit.
+func budget(ctx context.Context) uint32 {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return 0
+	}
+	return budgetOf(time.Until(deadline))
+}
+
+func budgetOf(left time.Duration) uint32 {
+	return uint32(min(max(left.Microseconds(), 1), 1<<32-1))
+}
+
+// A controlCall lives until Complete, even when nobody waits for it any more.
+type controlCall struct {
+	call  transport.Call
+	peers *peers
+	place []byte
+	reply []byte
+	err   error
+	done  chan struct{}
+}
+
+// PlaceReply implements transport.Completer.
+func (c *controlCall) PlaceReply(_ *transport.Call, _ []byte, n int) (b []byte, err error) {
+	c.place, err = c.peers.scratch.get(n)
+	return c.place, err
+}
+
+// Complete implements transport.Completer.
+func (c *controlCall) Complete(_ *transport.Call, header, body []byte, err error) {
+	c.reply, c.err = replyOf(header, body, err)
+	if c.place != nil {
+		c.peers.scratch.put(c.place)
+	}
+	close(c.done)
+}
+
+// replyOf copies a reply's body, or turns its status into the error it stands for.
+func replyOf(header, body []byte, err error) ([]byte, error) {
+	if err != nil {
+		return nil, err
+	}
+	h, err := wire.ParseHeader(header)
+	if err != nil {
+		return nil, err
+	}
+	if h.Status == wire.StatusNotOwner {
+		return nil, fmt.Errorf("%w: not the owner", dramnode.ErrUnavailable)
+	}
+	if err := h.Status.Err(); err != nil {
+		return nil, fmt.Errorf("%w: %s", err, body)
+	}
+	return append([]byte(nil), body...), nil
+}

@@ -1,0 +1,187 @@
+package node
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+
+	"github.com/dramnode/dramnode"
+	"github.com/dramnode/dramnode/control"
+	"github.com/dramnode/dramnode/ring"
+	"github.com/dramnode/dramnode/router"
+	"github.com/dramnode/dramnode/storage"
+	"github.com/dramnode/dramnode/transport"
+	"github.com/dramnode/dramnode/wire"
+)
+
+// serveRange handles the operations on a range of keys. They are asked of each node for the
+// partitions that it owns, all or nothing: a gap is an error, never a silence.
+func (n *Node) serveRange(r *request) {
+	q, err := wire.ParseListRequest(r.body, nil)
+	if err != nil {
+		n.reply(r, failed(fmt.Errorf("%w: %w", dramnode.ErrInvalid, err)))
+		return
+	}
+	v := n.view.Load()
+	switch {
+	case v == nil || v.Self == control.None:
+		n.reply(r, failed(errNoTable))
+		return
+	case !n.plane.Quorate():
+		n.reply(r, failed(errNotQuorate))
+		return
+	}
+	set, ok := n.selected(v, q.Partitions)
+	if !ok {
+		n.reply(r, answer{status: wire.StatusInvalid, body: transport.Body{Bytes: []byte("a partition number is too large")}})
+		return
+	}
+	epochs, missing := n.epochs(set)
+	if missing != nil {
+		n.refuse(r, router.Decision{Row: v.Table.Rows[*missing]})
+		return
+	}
+	if r.h.Kind == wire.KindList {
+		n.reply(r, n.list(&q, set, epochs))
+	} else {
+		n.reply(r, n.deleteRange(r, &q, set))
+	}
+}
+
+// A partitionSet is a bitmap of partitions.
+type partitionSet []uint64
+
+func (s partitionSet) has(p uint16) bool { return s[p/64]>>(p%64)&1 == 1 }
+
+// selected returns the set that a request names, or all that this node owns.
+func (n *Node) selected(v *router.View, words []uint64) (partitionSet, bool) {
+	set := make(partitionSet, (len(n.parts)+63)/64)
+	if len(words) == 0 {
+		for p, row := range v.Table.Rows {
+			if row.Owner == v.Self {
+				set[p/64] |= 1 << (p % 64)
+			}
+		}
+		return set, true
+	}
+	for i, w := range words {
+		if w == 0 {
+			continue
+		}
+		if i >= len(set) || i == len(set)-1 && len(n.parts)%64 != 0 && w>>(len(n.parts)%64) != 0 {
+			return nil, false
+		}
+		set[i] = w
+	}
+	return set, true
+}
+
+// epochs returns the epoch by which each partition of the set is served here, or one that is not.
+func (n *Node) epochs(set partitionSet) (epochs []uint32, missing *ring.Partition) {
+	epochs = make([]uint32, len(n.parts))
+	for i := range n.parts {
+		p := uint16(i)
+		if !set.has(p) {
+			continue
+		}
+		part := &n.parts[p]
+		part.mu.RLock()
+		epochs[p] = part.epoch
+		blocked := part.epoch == 0 || part.phase == handover
+		part.mu.RUnlock()
+		if blocked {
+			m := ring.Partition(p)
+			return nil, &m
+		}
+	}
+	return epochs, nil
+}
+
+func (n *Node) list(q *wire.ListRequest, set partitionSet, before []uint32) answer {
+	l := storage.Listing{
+		Start: q.Start, Limit: int(q.Limit), BudgetBytes: wire.ListPageBytes - wire.ListReplyBytes, Include: set.has, Now: n.now(),
+	}
+	if len(q.End) > 0 {
+		l.End = q.End
+	}
+	if len(q.After) > 0 {
+		l.After = q.After
+	}
+	var page wire.ListReply
+	page.More = n.store.List(l, func(e storage.Entry) bool {
+		page.Entries = append(page.Entries, wire.ListEntry{Key: bytes.Clone(e.Key), Generation: e.Generation, Size: uint64(e.ValueBytes)})
+		return true
+	})
+	// Had a partition left while we listed, its keys could be missing from the page.
+	after, missing := n.epochs(set)
+	if missing == nil {
+		for p := range after {
+			if after[p] != before[p] {
+				missing = new(ring.Partition)
+				break
+			}
+		}
+	}
+	if missing != nil {
+		return failed(errNotServing)
+	}
+	body, err := n.scratch.body(wire.AppendListReply(nil, &page))
+	if err != nil {
+		return failed(err)
+	}
+	return answer{body: body}
+}
+
+// deleteRange deletes the keys of the range that exist now. A key that is written meanwhile gets a new
+// generation and survives, so repeating the request is harmless.
+func (n *Node) deleteRange(r *request, q *wire.ListRequest, set partitionSet) answer {
+	if _, err := wire.ParseWriteExt(r.h.Ext); err != nil {
+		return failed(fmt.Errorf("%w: %w", dramnode.ErrInvalid, err))
+	}
+	bounds := make([]dramnode.Generation, len(n.parts))
+	for p := range bounds {
+		if set.has(uint16(p)) {
+			stats, err := n.store.PartitionStats(uint16(p))
+			if err != nil {
+				return failed(err)
+			}
+			bounds[p] = stats.Last
+		}
+	}
+	l := storage.Listing{Start: q.Start, Include: set.has, Now: n.now()}
+	if len(q.End) > 0 {
+		l.End = q.End
+	}
+	if len(q.After) > 0 {
+		l.After = q.After
+	}
+	var deleted uint64
+	var failure error
+	n.store.List(l, func(x storage.Entry) bool {
+		if x.Generation > bounds[x.Partition] {
+			return true
+		}
+		failure = n.deleteListed(x)
+		if failure == nil {
+			deleted++
+		} else if errors.Is(failure, dramnode.ErrGenerationMismatch) {
+			failure = nil
+		}
+		return failure == nil && n.context.Err() == nil
+	})
+	if failure != nil {
+		return failed(failure)
+	}
+	return answer{ext: wire.ReplyExt{Size: deleted}, hasExt: true}
+}
+
+func (n *Node) deleteListed(x storage.Entry) error {
+	part := &n.parts[x.Partition]
+	part.mu.RLock()
+	defer part.mu.RUnlock()
+	if part.epoch == 0 || part.blocks(wire.KindDelete) {
+		return errNotServing
+	}
+	_, err := n.store.Delete(x.Partition, x.Key, storage.Write{IfMatch: true, IfGeneration: x.Generation, Epoch: part.epoch, Now: n.now()})
+	return err
+}

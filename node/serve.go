@@ -1,0 +1,247 @@
+package node
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/dramnode/dramnode"
+	"github.com/dramnode/dramnode/control"
+	"github.com/dramnode/dramnode/router"
+	"github.com/dramnode/dramnode/storage"
+	"github.com/dramnode/dramnode/transport"
+	"github.com/dramnode/dramnode/wire"
+)
+
+// maxControlBytes limits the body of a control request.
+const maxControlBytes = scratchLarge
+
+// A request is one operation on its way through this node: its parsed header, its body, and where the
+// reply goes. It lives on a poller's stack until it must wait, then park copies it to the heap.
+type request struct {
+	h     wire.Header
+	body  []byte
+	value storage.Reservation // holds body when it was placed
+	from  *transport.Request  // set while the poller waits for us
+	later transport.Responder // set after from was detached
+	until time.Time           // when the sender gives up; zero: never
+}
+
+// An answer is what a request ends with.
+type answer struct {
+	status wire.Status
+	flags  uint16
+	ext    wire.ReplyExt
+	hasExt bool
+	crc    uint32
+	epoch  uint32
+	body   transport.Body
+}
+
+func failed(err error) answer {
+	a := answer{status: wire.StatusOf(err), body: transport.Body{Bytes: []byte(err.Error())}}
+	if mismatch, ok := err.(*dramnode.GenerationError); ok {
+		a.ext, a.hasExt, a.body = wire.ReplyExt{Generation: mismatch.Current}, true, transport.Body{}
+	}
+	if len(a.body.Bytes) > maxErrorText {
+		a.body.Bytes = a.body.Bytes[:maxErrorText]
+	}
+	return a
+}
+
+const maxErrorText = 1024
+
+// reply sends a. The header is built in memory that the network copies before it returns.
+func (n *Node) reply(r *request, a answer) {
+	h := wire.Header{Kind: r.h.Kind, Status: a.status, Flags: wire.FlagReply | a.flags, Epoch: a.epoch, CRC: a.crc, TableVersion: n.version.Load()}
+	var ext [wire.ReplyExtBytes]byte
+	if a.hasExt {
+		h.Ext = wire.AppendReplyExt(ext[:0], a.ext)
+	}
+	n.count(r.h.Kind, a.status)
+	if r.from != nil {
+		r.from.Reply(wire.AppendHeader(r.from.Scratch[:0], &h), a.body)
+		return
+	}
+	if err := r.later.Respond(wire.AppendHeader(nil, &h), a.body); err != nil {
+		n.cfg.Log.Error().Err(err).Uint8("kind", uint8(r.h.Kind)).Msg("reply not sent")
+	}
+}
+
+// detach lets r outlive the callback that brought it: what points into the network's memory is copied.
+func (r *request) detach() {
+	if r.from == nil {
+		return
+	}
+	buf := make([]byte, 0, len(r.h.Ext)+len(r.h.Key))
+	buf = append(append(buf, r.h.Ext...), r.h.Key...)
+	r.h.Ext, r.h.Key = buf[:len(r.h.Ext):len(r.h.Ext)], buf[len(r.h.Ext):]
+	if r.value.Bytes == nil { // inline, or in scratch memory
+		r.body = append([]byte(nil), r.body...)
+	}
+	r.later, r.from = r.from.Detach(), nil
+}
+
+// Place implements transport.Handler: it reserves the memory that a put's value will stay in.
+func (n *Node) Place(r *transport.Request, bytes int) ([]byte, error) {
+	req, err := n.parse(r)
+	if err == nil {
+		var b []byte
+		if b, err = n.place(&req, r, bytes); err == nil {
+			return b, nil
+		}
+	}
+	n.reply(&req, failed(err))
+	return nil, transport.ErrRefused
+}
+
+func (n *Node) place(req *request, r *transport.Request, bytes int) ([]byte, error) {
+	switch req.h.Kind {
+	case wire.KindPut, wire.KindMove:
+		res, err := n.store.Reserve(bytes)
+		if err != nil {
+			return nil, err
+		}
+		r.Cookie = res.Token()
+		return res.Bytes, nil
+	case wire.KindPublish, wire.KindPropose, wire.KindProbe:
+		if bytes > maxControlBytes {
+			return nil, fmt.Errorf("%w: control request of %d bytes", dramnode.ErrTooLarge, bytes)
+		}
+		return n.scratch.get(bytes)
+	}
+	return nil, fmt.Errorf("%w: a request of kind %d has no body of %d bytes", dramnode.ErrInvalid, req.h.Kind, bytes)
+}
+
+// parse validates what a peer sent. The reply to a request without a readable header carries kind 0
+// data, so that the sender's own error handling sees it.
+func (n *Node) parse(r *transport.Request) (request, error) {
+	h, err := wire.ParseHeader(r.Header)
+	if err != nil {
+		return request{h: wire.Header{Kind: wire.KindInfo}, from: r}, fmt.Errorf("%w: %w", dramnode.ErrInvalid, err)
+	}
+	req := request{h: h, from: r}
+	if h.Flags&wire.FlagReply != 0 {
+		return req, fmt.Errorf("%w: a reply came as a request", dramnode.ErrInvalid)
+	}
+	if onlyNodes(&h) && r.Peer.Role != transport.RoleNode {
+		return req, fmt.Errorf("%w: only nodes may send requests of kind %d", dramnode.ErrNotAuthorised, h.Kind)
+	}
+	return req, nil
+}
+
+// Serve implements transport.Handler.
+func (n *Node) Serve(r *transport.Request) {
+	req, err := n.parse(r)
+	if r.Placed && (req.h.Kind == wire.KindPut || req.h.Kind == wire.KindMove) {
+		req.value = n.store.Resume(r.Cookie)
+	}
+	if r.Err != nil {
+		n.free(&req, r)
+		return
+	}
+	if err != nil {
+		n.free(&req, r)
+		n.reply(&req, failed(err))
+		return
+	}
+	req.body = r.Body
+	if req.h.BudgetMicros != 0 {
+		req.until = time.Now().Add(time.Duration(req.h.BudgetMicros) * time.Microsecond)
+	}
+	if req.h.TableVersion > n.version.Load() {
+		n.plane.Hint(req.h.TableVersion)
+	}
+	switch req.h.Kind {
+	case wire.KindGet, wire.KindPut, wire.KindDelete, wire.KindTouch:
+		n.serveKey(&req)
+		return
+	case wire.KindList, wire.KindDeleteRange:
+		n.later(&req, n.serveRange)
+	case wire.KindMove:
+		n.serveMove(&req)
+		return
+	case wire.KindTable:
+		n.later(&req, n.serveControl)
+	case wire.KindInfo:
+		n.later(&req, n.serveInfo)
+	default:
+		n.later(&req, n.serveControl)
+	}
+	if r.Placed {
+		n.scratch.put(r.Body) // later has copied it
+	}
+}
+
+// onlyNodes are the kinds that a client has no business with.
+func onlyNodes(h *wire.Header) bool {
+	switch h.Kind {
+	case wire.KindPublish, wire.KindProbe, wire.KindPropose, wire.KindMove:
+		return true
+	}
+	return h.Flags&wire.FlagHop != 0
+}
+
+// later runs do on a goroutine of the node, unless too many run already.
+func (n *Node) later(r *request, do func(*request)) {
+	r.detach()
+	kept := *r
+	select {
+	case n.workers <- struct{}{}:
+		n.work.Go(func() {
+			defer func() { <-n.workers }()
+			do(&kept)
+		})
+	default:
+		n.drop(&kept)
+		n.reply(&kept, failed(fmt.Errorf("%w: %d requests of this kind are under way", dramnode.ErrBusy, cap(n.workers))))
+	}
+}
+
+// free gives back the memory that Place named.
+func (n *Node) free(req *request, r *transport.Request) {
+	if !r.Placed {
+		return
+	}
+	if req.value.Bytes != nil {
+		n.store.Abort(req.value)
+		return
+	}
+	n.scratch.put(r.Body)
+}
+
+// drop gives back a value that was not stored.
+func (n *Node) drop(req *request) {
+	if req.value.Bytes != nil {
+		n.store.Abort(req.value)
+		req.value = storage.Reservation{}
+	}
+}
+
+// serveKey handles an operation on one key: here, at the owner, or not at all.
+func (n *Node) serveKey(r *request) {
+	if err := dramnode.CheckKey(r.h.Key); err != nil {
+		n.drop(r)
+		n.reply(r, failed(err))
+		return
+	}
+	v := n.view.Load()
+	if v == nil || v.Self == control.None {
+		n.drop(r)
+		n.reply(r, failed(errNoTable))
+		return
+	}
+	switch d := v.Route(&r.h); d.Action {
+	case router.Serve:
+		n.serveHere(v, d, r)
+	case router.Forward:
+		n.forward(v, d, r)
+	case router.Refuse:
+		n.drop(r)
+		n.refuse(r, d)
+	}
+}
+
+// refuse says who owns the partition as far as we know.
+func (n *Node) refuse(r *request, d router.Decision) {
+	n.reply(r, answer{status: wire.StatusNotOwner, epoch: d.Row.Epoch, body: transport.Body{Bytes: control.AppendRow(nil, d.Row)}})
+}

@@ -1,0 +1,127 @@
+package node
+
+import (
+	"context"
+
+	"github.com/dramnode/dramnode/control"
+	"github.com/dramnode/dramnode/router"
+)
+
+// onTable makes this node do what t says. It runs under the plane's lock, so it only switches states;
+// what takes time goes to the janitor.
+func (n *Node) onTable(_, t *control.Table) {
+	v, err := router.NewView(t, n.self.Incarnation)
+	if err != nil {
+		n.cfg.Log.Error().Err(err).Msg("table not usable")
+		return
+	}
+	n.janitor.hold()
+	defer n.janitor.release()
+	for p := range t.Rows {
+		n.turn(v, uint16(p))
+	}
+	n.view.Store(v)
+	n.version.Store(t.Version)
+	n.janitor.add(n.followTable)
+}
+
+// turn brings one partition from what this node did for it to what v says.
+func (n *Node) turn(v *router.View, p uint16) {
+	row, part := v.Table.Rows[p], &n.parts[p]
+	mine := v.Self != control.None && row.Owner == v.Self
+	part.mu.Lock()
+	defer part.mu.Unlock()
+	if part.receiving != 0 && part.receiving != row.MoveID && !(mine && row.Assigned == part.receiving) {
+		part.receiving, part.received = 0, 0 // the move to us was called off
+		n.janitor.add(func() { n.clean(p) })
+	}
+	switch {
+	case mine && part.epoch == row.Epoch:
+		if part.moveID != 0 && row.MoveID != part.moveID {
+			n.endMoveLocked(part) // called off: what waited is served here after all
+		}
+		if row.MoveID != 0 && part.moveID == 0 {
+			n.startMoveLocked(v, p, row)
+		}
+	case mine:
+		n.endMoveLocked(part)
+		kept := part.epoch == 0 && row.Assigned != 0 && part.received == row.Assigned
+		part.receiving, part.received, part.epoch = 0, 0, 0
+		if kept {
+			part.epoch = row.Epoch
+			n.unparkLocked(part)
+		} else {
+			n.janitor.add(func() { n.openEmpty(p, row.Epoch) })
+		}
+	case part.epoch != 0:
+		part.epoch = 0
+		n.endMoveLocked(part)
+		n.janitor.add(func() { n.clean(p) })
+	}
+}
+
+// endMoveLocked stops being the source of a move, if this partition is one.
+func (n *Node) endMoveLocked(part *part) {
+	if part.moveID != 0 {
+		part.cancelMove()
+		part.moveID, part.cancelMove = 0, nil
+	}
+	part.phase = serving
+	n.unparkLocked(part)
+}
+
+func (n *Node) unparkLocked(part *part) {
+	if waiting := part.takeParkedLocked(); len(waiting) > 0 {
+		n.janitor.add(func() { n.unpark(waiting) })
+	}
+}
+
+func (n *Node) startMoveLocked(v *router.View, p uint16, row control.Row) {
+	ctx, cancel := context.WithCancel(n.context)
+	part := &n.parts[p]
+	part.moveID, part.cancelMove = row.MoveID, cancel
+	m := &move{n: n, partition: p, id: row.MoveID, target: v.Table.Members[row.MoveTo]}
+	n.work.Go(func() { m.run(ctx) })
+}
+
+// clean frees the entries of a partition that this node has no part in any more.
+func (n *Node) clean(p uint16) {
+	part := &n.parts[p]
+	part.cleaning.Lock()
+	defer part.cleaning.Unlock()
+	part.mu.RLock()
+	wanted := part.epoch != 0 || part.receiving != 0
+	part.mu.RUnlock()
+	if wanted {
+		return
+	}
+	n.empty(p)
+}
+
+// empty drops the partition's entries; the caller holds cleaning.
+func (n *Node) empty(p uint16) {
+	if err := n.store.EndReceive(p); err != nil {
+		n.cfg.Log.Error().Err(err).Uint16("partition", p).Msg("partition not emptied")
+	}
+	if _, err := n.store.DropPartition(p); err != nil {
+		n.cfg.Log.Error().Err(err).Uint16("partition", p).Msg("partition not emptied")
+	}
+}
+
+// openEmpty starts to serve a partition that this node got without entries.
+func (n *Node) openEmpty(p uint16, epoch uint32) {
+	part := &n.parts[p]
+	part.cleaning.Lock()
+	defer part.cleaning.Unlock()
+	n.empty(p)
+	v := n.view.Load()
+	part.mu.Lock()
+	defer part.mu.Unlock()
+	if row := v.Table.Rows[p]; row.Owner == v.Self && row.Epoch == epoch && part.epoch == 0 {
+		part.epoch, part.phase = epoch, serving
+		if row.MoveID != 0 && part.moveID == 0 {
+			n.startMoveLocked(v, p, row)
+		}
+	}
+	n.unparkLocked(part)
+}
