@@ -19,6 +19,8 @@ type NodeInfo struct {
 	Entries       int               `json:"entries"`
 	ValueBytes    int64             `json:"value_bytes"`
 	Partitions    int               `json:"partitions"` // owned
+	Members       int               `json:"members"`    // in the table
+	Moving        int               `json:"moving"`     // partitions of the whole table that are changing hands
 	Losses        uint64            `json:"losses"`     // of partitions, in the whole table
 	Conflicts     uint64            `json:"conflicts"`
 	Forwarded     uint64            `json:"forwarded"`

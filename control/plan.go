@@ -69,9 +69,10 @@ func Bootstrap(self Member, clusterID uint64, settings ring.Config, maxValue uin
 }
 
 // nextEpoch keeps epochs, and so generations, growing even over a full restart of the cluster. The
-// top bit stays clear: generations are int64 in some clients.
+// top bit stays clear: generations are int64 in some clients. A clock that is far ahead does not use
+// up the epochs.
 func nextEpoch(old, unixSeconds uint32) uint32 {
-	return min(max(old+1, unixSeconds), math.MaxInt32)
+	return max(old+1, min(unixSeconds, math.MaxInt32-1<<24))
 }
 
 // NextPublisher returns the member that may publish the table after t: the first in (JoinSeq, Name) order
@@ -90,10 +91,11 @@ func (p *Planner) Next(t *Table, in Input) Plan {
 	d := draft{Table: t.clone(), in: in, limits: p.Limits, plan: Plan{Refused: map[uint64]error{}}}
 	d.Version++
 	d.Table.Publisher = in.Self
+	d.moved()
 	d.leaves()
 	d.joins()
 	d.lost()
-	d.moveResults()
+	d.callOff()
 	if targets, err := p.targets(&d); err == nil {
 		d.assign(targets)
 	} else {
@@ -161,8 +163,9 @@ func (d *draft) nextJoinSeq() (seq uint64) {
 }
 
 func (d *draft) admit(m Member) {
-	if len(d.Members) >= len(d.Rows) || len(d.Members) >= maxMembers {
-		d.plan.Refused[m.Incarnation] = fmt.Errorf("%w: %d members are too many for %d partitions", dramnode.ErrInvalid, len(d.Members)+1, len(d.Rows))
+	placed := len(d.Rows) - len(d.Settings.Rules) // rules name their nodes
+	if len(d.Members) >= placed || len(d.Members) >= maxMembers {
+		d.plan.Refused[m.Incarnation] = fmt.Errorf("%w: %d members are too many for %d partitions, at most %d", dramnode.ErrInvalid, len(d.Members)+1, placed, maxMembers)
 		return
 	}
 	d.Members = append(d.Members, m)
@@ -215,21 +218,29 @@ func (d *draft) lost() {
 	}
 }
 
-func (d *draft) moveResults() {
-	row := func(m Move) *Row {
-		if int(m.Partition) < len(d.Rows) && d.Rows[m.Partition].MoveTo != None && d.Rows[m.Partition].MoveID == m.MoveID {
-			return &d.Rows[m.Partition]
-		}
-		return nil // another plan decided first; the report is of no use any more
+// moving returns the row that m is about, nil when another plan decided first.
+func (d *draft) moving(m Move) *Row {
+	if int(m.Partition) < len(d.Rows) && d.Rows[m.Partition].MoveTo != None && d.Rows[m.Partition].MoveID == m.MoveID {
+		return &d.Rows[m.Partition]
 	}
+	return nil
+}
+
+// moved commits moves, before their sources may count as lost. A target that died since it had
+// everything gets nothing: the source has everything too.
+func (d *draft) moved() {
 	for _, m := range d.in.Done {
-		if r := row(m); r != nil {
+		if r := d.moving(m); r != nil && d.absentFor(r.MoveTo) == 0 {
 			*r = Row{Epoch: r.Epoch + 1, Owner: r.MoveTo, MoveTo: None, Assigned: r.MoveID, Losses: r.Losses}
 			d.changed = true
 		}
 	}
+}
+
+// callOff ends moves whose source gave up or whose target cannot take them.
+func (d *draft) callOff() {
 	for _, m := range d.in.Aborted {
-		if r := row(m); r != nil {
+		if r := d.moving(m); r != nil {
 			r.MoveTo, r.MoveID = None, 0
 			d.changed = true
 		}
@@ -274,9 +285,13 @@ func (p *Planner) targets(d *draft) ([]uint16, error) {
 // assign gives ownerless rows to their targets and orders moves towards the targets, a few at a time.
 func (d *draft) assign(wanted []uint16) {
 	out, in := make([]int, len(d.Members)), make([]int, len(d.Members))
+	self := d.Index(d.in.Self)
 	for p := range d.Rows {
 		if r := &d.Rows[p]; r.Owner == None {
 			r.Owner, d.changed = wanted[p], true
+			if d.absentFor(r.Owner) > 0 && self != None {
+				r.Owner = self // there is nothing to lose a second time
+			}
 		} else if r.MoveTo != None {
 			out[r.Owner]++
 			in[r.MoveTo]++

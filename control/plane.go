@@ -143,7 +143,10 @@ func (v vote) append(dst []byte) []byte {
 func parseVote(b []byte) (v vote, err error) {
 	d := decoder{b: b}
 	v.Version = d.u64()
-	v.Agree = d.take(1)[0] == 1
+	agree := d.take(1)[0]
+	if v.Agree = agree == 1; d.err == nil && agree > 1 {
+		d.err = fmt.Errorf("%w: vote %d", ErrTable, agree)
+	}
 	if d.err == nil && (len(d.b)%8 != 0 || len(d.b)/8 > maxMembers) {
 		d.err = fmt.Errorf("%w: vote with %d bytes of contacts", ErrTable, len(d.b))
 	}

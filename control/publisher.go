@@ -66,9 +66,9 @@ const (
 	probeTimeout   = 700 * time.Millisecond
 	pushTimeout    = 2 * time.Second
 	joinInterval   = 500 * time.Millisecond
-	takeoverAfter  = 3 * time.Second  // absence after which the next member publishes
-	quorumTimeout  = 20 * time.Second // well under LostAfter, so a cut-off owner stops before its heirs start
-	joinFreshness  = 3 * time.Second  // a join proposal is evidence of life for this long
+	takeoverAfter  = 3 * time.Second // absence after which the next member publishes
+	joinFreshness  = 3 * time.Second // a join proposal is evidence of life for this long
+	nameGrace      = 2 * time.Second // before a join is refused for its name: a restart may be quicker than the news of the death
 	maxEvents      = 256
 	stallThreshold = time.Second // a tick later than this: our own process stood still
 )
@@ -99,8 +99,8 @@ type Publisher struct {
 }
 
 type pending struct {
-	member Member
-	at     time.Time
+	member    Member
+	since, at time.Time // first and last heard
 }
 
 // An Event is something that an operator would want to know.
@@ -143,7 +143,8 @@ func (p *Publisher) Hint(v uint64) {
 
 // Quorate implements Plane.
 func (p *Publisher) Quorate() bool {
-	return p.cfg.Now().Sub(p.origin)-time.Duration(p.quorate.Load()) < quorumTimeout
+	// Well under LostAfter, so that a cut-off owner stops before its heirs start.
+	return p.cfg.Now().Sub(p.origin)-time.Duration(p.quorate.Load()) < p.cfg.Limits.LostAfter*2/3
 }
 
 // Events returns the latest events, oldest first.
@@ -203,8 +204,12 @@ func (p *Publisher) step(ctx context.Context, now time.Time, settled bool) error
 		return err
 	}
 	absent := p.observe(t, now, settled)
+	// The publisher catches up too: while it was cut off another may have published.
+	if err := p.catchUp(ctx, t); err != nil || p.Table() != t {
+		return err
+	}
 	if p.publisherOf(t, absent) != p.cfg.Self.Incarnation {
-		return p.catchUp(ctx, t)
+		return nil
 	}
 	return p.publish(ctx, t, absent)
 }
@@ -412,6 +417,9 @@ func (p *Publisher) input(t *Table, absent map[uint64]time.Duration) Input {
 	for inc, j := range p.joins {
 		if now.Sub(j.at) > joinFreshness || t.Index(inc) != None {
 			delete(p.joins, inc)
+			continue
+		}
+		if i := t.Named(j.member.Name); i != None && absent[t.Members[i].Incarnation] == 0 && now.Sub(j.since) < nameGrace {
 			continue
 		}
 		in.Joins = append(in.Joins, j.member)
@@ -663,10 +671,16 @@ func (p *Publisher) hearJoinLocked(proposal Proposal) error {
 	if err, ok := p.refused[inc]; ok {
 		return err
 	}
-	if _, known := p.joins[inc]; !known && len(p.joins) >= maxMembers {
-		return fmt.Errorf("%w: %d processes are joining", dramnode.ErrBusy, len(p.joins))
+	now := p.cfg.Now()
+	j, known := p.joins[inc]
+	if !known {
+		if len(p.joins) >= maxMembers {
+			return fmt.Errorf("%w: %d processes are joining", dramnode.ErrBusy, len(p.joins))
+		}
+		j.since = now
 	}
-	p.joins[inc] = pending{proposal.Member, p.cfg.Now()}
+	j.member, j.at = proposal.Member, now
+	p.joins[inc] = j
 	return nil
 }
 

@@ -22,7 +22,7 @@ const None uint16 = math.MaxUint16
 
 // Limits on a table that a peer may send.
 const (
-	maxMembers   = 1024
+	maxMembers   = ring.MaxMembers
 	maxNameBytes = 128
 	maxAddrBytes = 256
 	maxSettings  = 1 << 20
@@ -274,7 +274,7 @@ func (t *Table) Validate() error {
 	if len(t.Members) == 0 || len(t.Members) > maxMembers {
 		return fail("%d members", len(t.Members))
 	}
-	names := make(map[string]bool, len(t.Members))
+	names, lives := make(map[string]bool, len(t.Members)), make(map[uint64]bool, len(t.Members))
 	for i, m := range t.Members {
 		if err := checkMember(m); err != nil {
 			return err
@@ -282,7 +282,10 @@ func (t *Table) Validate() error {
 		if names[m.Name] {
 			return fail("two members are called %q", m.Name)
 		}
-		names[m.Name] = true
+		if lives[m.Incarnation] {
+			return fail("two members have incarnation %#x", m.Incarnation)
+		}
+		names[m.Name], lives[m.Incarnation] = true, true
 		if i > 0 && !before(&t.Members[i-1], &t.Members[i]) {
 			return fail("members %q and %q are out of order", t.Members[i-1].Name, m.Name)
 		}

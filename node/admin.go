@@ -127,6 +127,12 @@ func (n *Node) Info() control.NodeInfo {
 	}
 	if t := n.plane.Table(); t != nil {
 		info.ClusterID, info.TableVersion, info.Losses = hex(t.ClusterID), t.Version, t.Losses()
+		info.Members = len(t.Members)
+		for _, row := range t.Rows {
+			if row.MoveID != 0 {
+				info.Moving++
+			}
+		}
 		if i := t.Index(t.Publisher); i != control.None {
 			info.Publisher = t.Members[i].Name
 		}

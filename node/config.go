@@ -10,6 +10,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/dramnode/dramnode"
+	"github.com/dramnode/dramnode/control"
 	"github.com/dramnode/dramnode/ring"
 	"github.com/dramnode/dramnode/transport"
 )
@@ -37,8 +38,9 @@ type Config struct {
 	MemoryBytes   int64 // for entries, their index and values in transit
 	MaxValueBytes int
 	Settings      ring.Config
-	Verify        bool          // check each value against its CRC32C where it lands
-	DrainTimeout  time.Duration // for giving the partitions away on the way out
+	Limits        control.Limits // zero: control.DefaultLimits
+	Verify        bool           // check each value against its CRC32C where it lands
+	DrainTimeout  time.Duration  // for giving the partitions away on the way out
 	Log           zerolog.Logger
 
 	// Open returns the network that listens for this node. New closes it when it fails afterwards.
@@ -65,6 +67,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.MemoryBytes == 0 {
 		c.MemoryBytes = 1 << 30
+	}
+	if c.Limits == (control.Limits{}) {
+		c.Limits = control.DefaultLimits()
 	}
 	if c.DrainTimeout == 0 {
 		c.DrainTimeout = time.Minute

@@ -10,7 +10,6 @@ import (
 type janitor struct {
 	mu   sync.Mutex
 	jobs []func()
-	held bool
 	kick chan struct{}
 }
 
@@ -27,26 +26,9 @@ func (j *janitor) add(job func()) {
 	}
 }
 
-// hold keeps jobs from starting until release: they may need what the caller is about to set.
-func (j *janitor) hold() {
-	j.mu.Lock()
-	j.held = true
-	j.mu.Unlock()
-}
-
-func (j *janitor) release() {
-	j.mu.Lock()
-	j.held = false
-	j.mu.Unlock()
-	j.add(func() {})
-}
-
 func (j *janitor) take() []func() {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if j.held {
-		return nil
-	}
 	jobs := j.jobs
 	j.jobs = nil
 	return jobs

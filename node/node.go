@@ -146,7 +146,7 @@ func (n *Node) openMemory() error {
 
 func (n *Node) planeConfig() control.PublisherConfig {
 	c := control.PublisherConfig{
-		Self: n.self, Settings: n.cfg.Settings, MaxValue: uint32(n.cfg.MaxValueBytes), Limits: control.DefaultLimits(),
+		Self: n.self, Settings: n.cfg.Settings, MaxValue: uint32(n.cfg.MaxValueBytes), Limits: n.cfg.Limits,
 		Alone: len(n.cfg.Join) == 0, Founders: n.founders, Peers: n.peers, Sightings: n.sightings,
 		OnTable: n.onTable, NewID: newID, Now: time.Now, Log: n.cfg.Log,
 	}

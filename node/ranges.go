@@ -17,6 +17,7 @@ import (
 // serveRange handles the operations on a range of keys. They are asked of each node for the
 // partitions that it owns, all or nothing: a gap is an error, never a silence.
 func (n *Node) serveRange(r *request) {
+	defer n.drop(r)
 	q, err := wire.ParseListRequest(r.body, nil)
 	if err != nil {
 		n.reply(r, failed(fmt.Errorf("%w: %w", dramnode.ErrInvalid, err)))

@@ -81,7 +81,8 @@ func (r *request) detach() {
 	r.later, r.from = r.from.Detach(), nil
 }
 
-// Place implements transport.Handler: it reserves the memory that a put's value will stay in.
+// Place implements transport.Handler: it reserves the memory that a put's value will stay in. What
+// clients may send is never placed in scratch memory, which the table needs.
 func (n *Node) Place(r *transport.Request, bytes int) ([]byte, error) {
 	req, err := n.parse(r)
 	if err == nil {
@@ -96,7 +97,7 @@ func (n *Node) Place(r *transport.Request, bytes int) ([]byte, error) {
 
 func (n *Node) place(req *request, r *transport.Request, bytes int) ([]byte, error) {
 	switch req.h.Kind {
-	case wire.KindPut, wire.KindMove:
+	case wire.KindPut, wire.KindMove, wire.KindList, wire.KindDeleteRange:
 		res, err := n.store.Reserve(bytes)
 		if err != nil {
 			return nil, err
@@ -132,7 +133,7 @@ func (n *Node) parse(r *transport.Request) (request, error) {
 // Serve implements transport.Handler.
 func (n *Node) Serve(r *transport.Request) {
 	req, err := n.parse(r)
-	if r.Placed && (req.h.Kind == wire.KindPut || req.h.Kind == wire.KindMove) {
+	if r.Placed && r.Cookie != 0 {
 		req.value = n.store.Resume(r.Cookie)
 	}
 	if r.Err != nil {
@@ -167,7 +168,7 @@ func (n *Node) Serve(r *transport.Request) {
 	default:
 		n.later(&req, n.serveControl)
 	}
-	if r.Placed {
+	if r.Placed && r.Cookie == 0 {
 		n.scratch.put(r.Body) // later has copied it
 	}
 }

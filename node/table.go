@@ -15,13 +15,13 @@ func (n *Node) onTable(_, t *control.Table) {
 		n.cfg.Log.Error().Err(err).Msg("table not usable")
 		return
 	}
-	n.janitor.hold()
-	defer n.janitor.release()
+	// The view goes first. Who reads it under a partition's lock then sees the table that turn has
+	// followed there or a newer one, which turn is about to follow.
+	n.view.Store(v)
+	n.version.Store(t.Version)
 	for p := range t.Rows {
 		n.turn(v, uint16(p))
 	}
-	n.view.Store(v)
-	n.version.Store(t.Version)
 	n.janitor.add(n.followTable)
 }
 
@@ -40,18 +40,15 @@ func (n *Node) turn(v *router.View, p uint16) {
 		if part.moveID != 0 && row.MoveID != part.moveID {
 			n.endMoveLocked(part) // called off: what waited is served here after all
 		}
-		if row.MoveID != 0 && part.moveID == 0 {
-			n.startMoveLocked(v, p, row)
-		}
+		n.startMoveLocked(v, p)
 	case mine:
 		n.endMoveLocked(part)
 		kept := part.epoch == 0 && row.Assigned != 0 && part.received == row.Assigned
 		part.receiving, part.received, part.epoch = 0, 0, 0
 		if kept {
-			part.epoch = row.Epoch
-			n.unparkLocked(part)
+			n.openLocked(v, p)
 		} else {
-			n.janitor.add(func() { n.openEmpty(p, row.Epoch) })
+			n.janitor.add(func() { n.openEmpty(p) })
 		}
 	case part.epoch != 0:
 		part.epoch = 0
@@ -76,9 +73,21 @@ func (n *Node) unparkLocked(part *part) {
 	}
 }
 
-func (n *Node) startMoveLocked(v *router.View, p uint16, row control.Row) {
-	ctx, cancel := context.WithCancel(n.context)
+// openLocked starts to serve a partition that v gives to this node, with the entries that are here.
+func (n *Node) openLocked(v *router.View, p uint16) {
 	part := &n.parts[p]
+	part.epoch, part.phase = v.Table.Rows[p].Epoch, serving
+	n.startMoveLocked(v, p)
+	n.unparkLocked(part)
+}
+
+// startMoveLocked starts the move that v orders of a partition served here, unless it is under way.
+func (n *Node) startMoveLocked(v *router.View, p uint16) {
+	row, part := v.Table.Rows[p], &n.parts[p]
+	if row.MoveID == 0 || part.moveID != 0 {
+		return
+	}
+	ctx, cancel := context.WithCancel(n.context)
 	part.moveID, part.cancelMove = row.MoveID, cancel
 	m := &move{n: n, partition: p, id: row.MoveID, target: v.Table.Members[row.MoveTo]}
 	n.work.Go(func() { m.run(ctx) })
@@ -108,20 +117,23 @@ func (n *Node) empty(p uint16) {
 	}
 }
 
-// openEmpty starts to serve a partition that this node got without entries.
-func (n *Node) openEmpty(p uint16, epoch uint32) {
+// openEmpty starts to serve a partition that this node got without entries. Tables that follow each
+// other closely order it more than once: only the first may empty it, since writes come after that.
+func (n *Node) openEmpty(p uint16) {
 	part := &n.parts[p]
 	part.cleaning.Lock()
 	defer part.cleaning.Unlock()
+	part.mu.RLock()
+	used := part.epoch != 0 || part.receiving != 0
+	part.mu.RUnlock()
+	if used {
+		return
+	}
 	n.empty(p)
-	v := n.view.Load()
 	part.mu.Lock()
 	defer part.mu.Unlock()
-	if row := v.Table.Rows[p]; row.Owner == v.Self && row.Epoch == epoch && part.epoch == 0 {
-		part.epoch, part.phase = epoch, serving
-		if row.MoveID != 0 && part.moveID == 0 {
-			n.startMoveLocked(v, p, row)
-		}
+	v := n.view.Load()
+	if v.Self != control.None && v.Table.Rows[p].Owner == v.Self && part.epoch == 0 {
+		n.openLocked(v, p)
 	}
-	n.unparkLocked(part)
 }

@@ -1,0 +1,225 @@
+package cluster
+
+import (
+	"os"
+	"strconv"
+	"testing"
+	"time"
+)
+
+func load(seed uint64) workload {
+	return workload{Mode: "load", Prefix: "load/", Workers: 8, Keys: 40, Bytes: 200_000, Seed: seed, Deletes: true}
+}
+
+func TestAnyNodeAnswersForAnyKey(t *testing.T) {
+	s := newStory(t)
+	s.start(3)
+	s.agree(s.nodes...)
+	fill := workload{Mode: "fill", Prefix: "any/", Workers: 4, Keys: 250, Bytes: 100_000}
+	fill.Addrs = []string{s.nodes[0].Addr()}
+	s.drive(fill).wait()
+	for _, n := range s.nodes {
+		check := fill
+		check.Mode, check.Addrs = "check", []string{n.Addr()}
+		s.drive(check).wait()
+	}
+}
+
+func TestRandomOperationsMatchAModel(t *testing.T) {
+	s := newStory(t)
+	s.start(3)
+	s.agree(s.nodes...)
+	w := load(1)
+	w.Ops = 1250 // 8 workers: 10,000 operations
+	r := s.drive(w).wait()
+	if r.Ops < 10_000 {
+		t.Errorf("%d operations, want 10,000", r.Ops)
+	}
+	if len(r.Errors) > 0 {
+		t.Errorf("errors in a healthy cluster: %v", r.Errors)
+	}
+}
+
+func TestSharedMemory(t *testing.T) {
+	s := newStory(t, "--shm", "on")
+	s.start(3)
+	s.agree(s.nodes...)
+	w := load(2)
+	w.Shm, w.Ops = "on", 500
+	if r := s.drive(w).wait(); len(r.Errors) > 0 {
+		t.Errorf("errors in a healthy cluster: %v", r.Errors)
+	}
+}
+
+func TestNodesJoinAndLeaveUnderLoad(t *testing.T) {
+	s := newStory(t)
+	s.start(2)
+	s.agree(s.nodes...)
+	d := s.drive(load(3))
+	s.start(2)
+	s.agree(s.nodes...)
+	s.nodes[0].Stop() // the publisher
+	s.agree(s.nodes[1:]...)
+	s.nodes[3].Stop()
+	s.agree(s.nodes[1:3]...)
+	if r := d.stop(); r.Written == 0 {
+		t.Error("nothing was written")
+	}
+	if info := s.info(s.nodes[1]); info == nil || info.Losses != 0 {
+		t.Errorf("joining and leaving lost something: %+v", info)
+	}
+}
+
+func TestKilledNodeComesBackUnderItsName(t *testing.T) {
+	s := newStory(t)
+	s.start(3)
+	s.agree(s.nodes...)
+	fill := workload{Mode: "fill", Prefix: "kept/", Workers: 4, Keys: 200, Bytes: 50_000}
+	s.drive(fill).wait()
+	lost := s.info(s.nodes[1]).Partitions
+	s.nodes[1].Kill()
+	s.restart(1)
+	s.agree(s.nodes...)
+	if info := s.info(s.nodes[0]); info.Losses != uint64(lost) {
+		t.Errorf("%d losses counted, the killed node owned %d partitions", info.Losses, lost)
+	}
+	check := fill
+	check.Mode, check.Lossy = "check", true
+	r := s.drive(check).wait()
+	if total := fill.Workers * fill.Keys; r.Missing == 0 || r.Missing > total*6/10 {
+		t.Errorf("%d of %d keys are missing, want about a third", r.Missing, total)
+	}
+	s.drive(fill).wait()
+	check.Lossy = false
+	s.drive(check).wait()
+}
+
+func TestPausedNodeKeepsItsEntries(t *testing.T) {
+	s := newStory(t)
+	s.start(3)
+	s.agree(s.nodes...)
+	fill := workload{Mode: "fill", Prefix: "kept/", Workers: 4, Keys: 100, Bytes: 50_000}
+	s.drive(fill).wait()
+	d := s.drive(load(4))
+	s.nodes[2].Pause()
+	pass(10 * time.Second)
+	s.nodes[2].Resume()
+	s.agree(s.nodes...)
+	d.stop()
+	check := fill
+	check.Mode = "check"
+	s.drive(check).wait()
+	if info := s.info(s.nodes[0]); info.Losses != 0 {
+		t.Errorf("a pause of 10 s lost %d partitions", info.Losses)
+	}
+}
+
+func TestSixteenNodesAgree(t *testing.T) {
+	s := newStory(t)
+	s.start(16)
+	s.agree(s.nodes...)
+	fill := workload{Mode: "fill", Prefix: "wide/", Workers: 4, Keys: 100, Bytes: 20_000}
+	s.drive(fill).wait()
+	check := fill
+	check.Mode = "check"
+	s.drive(check).wait()
+}
+
+// Two clusters know each other's addresses, but their names differ.
+func TestTwoClustersNeverMerge(t *testing.T) {
+	a, b := newStory(t), newStory(t)
+	b.name += "-b"
+	a.start(2)
+	b.start(1)
+	b.options = append(b.options, b.options[0])
+	a.agree(a.nodes...)
+	b.agree(b.nodes...)
+	// A third node of b is told to join a as well.
+	o := b.options[0]
+	o.Name, o.Listen = "n2", a.options[1].Listen
+	stranger := newStory(t)
+	stranger.name = b.name
+	stranger.start(1)
+	stranger.nodes[0].Kill()
+	stranger.options[0].Name = "n2"
+	stranger.options[0].Join = append(a.seeds(), b.seeds()...)
+	stranger.restart(0)
+	b.agree(b.nodes[0], stranger.nodes[0])
+	a.agree(a.nodes...)
+	if x, y := a.info(a.nodes[0]).ClusterID, b.info(b.nodes[0]).ClusterID; x == y {
+		t.Errorf("both clusters have the id %s", x)
+	}
+}
+
+// cycles is how often the tests below repeat; set DRAMNODE_CYCLES for more.
+func cycles(t *testing.T, usual int) int {
+	t.Helper()
+	text := os.Getenv("DRAMNODE_CYCLES")
+	if text == "" {
+		return usual
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 {
+		t.Fatalf("DRAMNODE_CYCLES=%q: want a number", text)
+	}
+	return n
+}
+
+type usage struct {
+	RSS, FDs, Threads int
+	Transport         any
+}
+
+func (s *story) usage(i int) usage {
+	n := s.nodes[i]
+	u := usage{RSS: int(n.RSSBytes()) >> 20, FDs: n.FDs(), Threads: n.Threads()}
+	if info := s.info(n); info != nil {
+		u.Transport = info.Transport
+	}
+	return u
+}
+
+// grown fails the test when a node has more descriptors or threads than before, or much more memory.
+func (s *story) grown(i int, before usage) {
+	s.t.Helper()
+	s.await(s.nodes[i].Name()+" to give everything back", func() string {
+		after := s.usage(i)
+		switch {
+		case after.FDs > before.FDs+2:
+			return "descriptors " + strconv.Itoa(before.FDs) + " -> " + strconv.Itoa(after.FDs)
+		case after.Threads > before.Threads+4:
+			return "threads " + strconv.Itoa(before.Threads) + " -> " + strconv.Itoa(after.Threads)
+		case after.RSS > before.RSS+64:
+			return "MiB " + strconv.Itoa(before.RSS) + " -> " + strconv.Itoa(after.RSS)
+		}
+		return ""
+	})
+	s.t.Logf("%s before %+v\nafter %+v", s.nodes[i].Name(), before, s.usage(i))
+}
+
+func TestClientsComeAndGoWithoutATrace(t *testing.T) {
+	s := newStory(t)
+	s.start(2)
+	s.agree(s.nodes...)
+	s.drive(workload{Mode: "connect", Ops: 20}).wait() // pools fill
+	before := s.usage(0)
+	s.drive(workload{Mode: "connect", Ops: cycles(t, 100)}).wait()
+	s.grown(0, before)
+}
+
+func TestPeerKilledAgainAndAgainLeavesNoTrace(t *testing.T) {
+	s := newStory(t)
+	s.start(2)
+	s.agree(s.nodes...)
+	cycle := func() {
+		s.nodes[1].Kill()
+		s.restart(1)
+		s.agree(s.nodes...)
+	}
+	cycle()
+	before := s.usage(0)
+	for range cycles(t, 5) {
+		cycle()
+	}
+	s.grown(0, before)
+}
