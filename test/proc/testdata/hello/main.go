@@ -1,0 +1,4 @@
+// Command hello is something to build.
+package main
+
+func main() { println("hello") }
