@@ -1,0 +1,37 @@
+package storage
+
+// Expire frees at most budget entries whose deadline has come by now, and returns how many. Where
+// tombstones are kept it leaves one, of the entry's generation: who was sent an older value must lose it.
+//
+// It goes on with the shard after the one where the last call ended.
+func (s *Store) Expire(now int64, budget int) (expired int) {
+	for range s.shards {
+		sh := &s.shards[int(s.expireAt.Add(1))%len(s.shards)]
+		for expired < budget {
+			step := min(budget-expired, stepRecords)
+			n := s.expireSome(sh, now, step)
+			expired += n
+			if n < step {
+				break
+			}
+		}
+		if expired >= budget {
+			break
+		}
+	}
+	return expired
+}
+
+func (s *Store) expireSome(sh *shard, now int64, budget int) (expired int) {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	for expired < budget {
+		rec, ok := sh.ttl.Min()
+		if !ok || s.mem.deadline(rec) > now {
+			break
+		}
+		s.deleteLocked(sh, rec, s.mem.generation(rec))
+		expired++
+	}
+	return expired
+}

@@ -1,0 +1,229 @@
+package storage
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"testing"
+
+	"github.com/dramnode/dramnode"
+)
+
+func TestClasses(t *testing.T) {
+	m, err := newMemory(make([]byte, 1<<20), 32<<10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	longest := m.classes[len(m.classes)-1].payloadBytes
+	if longest != classPagesMax*32<<10 {
+		t.Errorf("longest class has %d bytes", longest)
+	}
+	for n := 1; n <= longest; n++ {
+		c := m.classes[classOf(n)]
+		if c.payloadBytes < n || classOf(n) > 0 && m.classes[classOf(n)-1].payloadBytes >= n {
+			t.Fatalf("%d bytes are class %d of %d bytes", n, classOf(n), c.payloadBytes)
+		}
+		if n > 64 && c.payloadBytes*4 > n*5 {
+			t.Fatalf("%d bytes get %d", n, c.payloadBytes)
+		}
+	}
+	for _, c := range m.classes {
+		span := c.pages * 32 << 10
+		if c.slots < 1 || c.slots*c.slotBytes > span || span-c.slots*c.slotBytes > span/8 {
+			t.Errorf("class %+v wastes %d of %d bytes", c, span-c.slots*c.slotBytes, span)
+		}
+	}
+}
+
+// fill puts values of about valueBytes until memory is full, and returns how many.
+func fill(tb testing.TB, s *Store, rnd *rand.Rand, valueBytes int) (entries int) {
+	tb.Helper()
+	value := make([]byte, valueBytes*3/2)
+	for {
+		key := fmt.Appendf(nil, "key-%d", entries)
+		_, err := s.Put(uint16(entries%8), key, value[:valueBytes/2+rnd.IntN(valueBytes)], Write{Deadline: int64(entries % 2)})
+		if errors.Is(err, dramnode.ErrNoMemory) {
+			return entries
+		}
+		if err != nil {
+			tb.Fatal(err)
+		}
+		entries++
+	}
+}
+
+func TestFillDeleteFill(t *testing.T) {
+	for _, valueBytes := range []int{20, 3000, 90000} {
+		s, rnd := open(t, 4<<20), rand.New(rand.NewPCG(1, uint64(valueBytes)))
+		empty := s.Stats()
+		first := 0
+		for round := range 3 {
+			n := fill(t, s, rnd, valueBytes)
+			check(t, s)
+			if st := s.Stats(); st.Entries != n || st.FreeBytes > 200<<10 && valueBytes < 90000 || st.Reservations != 0 {
+				t.Errorf("full of %d-byte values with %d entries: %+v", valueBytes, n, st)
+			}
+			if round == 0 {
+				first = n
+			} else if n < first*9/10 {
+				t.Errorf("round %d holds %d entries, the first %d", round, n, first)
+			}
+			for _, i := range rnd.Perm(n) {
+				if _, err := s.Delete(uint16(i%8), fmt.Appendf(nil, "key-%d", i), Write{}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			s.Expire(10, 1<<30)
+			check(t, s)
+			if st := s.Stats(); st.UsedBytes != empty.UsedBytes || st.RequestedBytes != 0 || st.LongestFreeBytes != empty.LongestFreeBytes {
+				t.Errorf("emptied: %+v, at first %+v", st, empty)
+			}
+		}
+	}
+}
+
+func TestNoMemoryChangesNothing(t *testing.T) {
+	s := open(t, 1<<20)
+	n := fill(t, s, rand.New(rand.NewPCG(1, 2)), 100)
+	var held []Reservation // use up the free slots that are left
+	for bytes := 2048; bytes > 0; {
+		r, err := s.Reserve(bytes)
+		if err != nil {
+			bytes /= 2
+			continue
+		}
+		held = append(held, r)
+	}
+	before := s.Stats()
+	key := []byte("key-0")
+	if _, err := s.Put(0, key, make([]byte, 500), Write{}); !errors.Is(err, dramnode.ErrNoMemory) {
+		t.Fatalf("Put into a full store: %v", err)
+	}
+	if _, err := s.Put(0, bytes.Repeat(key, 50), nil, Write{}); !errors.Is(err, dramnode.ErrNoMemory) {
+		t.Fatalf("Put of a new key into a full store: %v", err)
+	}
+	if _, err := s.Apply(0, Item{Key: bytes.Repeat(key, 50), Generation: 1 << 40}); !errors.Is(err, dramnode.ErrNoMemory) {
+		t.Fatalf("Apply to a full store: %v", err)
+	}
+	check(t, s)
+	if after := s.Stats(); fmt.Sprint(after) != fmt.Sprint(before) || after.Entries != n {
+		t.Errorf("failed writes changed\n%+v to\n%+v", before, after)
+	}
+	for _, r := range held {
+		s.Abort(r)
+	}
+	for i := range n / 2 {
+		if _, err := s.Delete(uint16(i%8), fmt.Appendf(nil, "key-%d", i), Write{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.Expire(2, n)
+	if _, err := s.Put(0, key, make([]byte, 500), Write{}); err != nil {
+		t.Errorf("Put after room was made: %v", err)
+	}
+	check(t, s)
+}
+
+func TestLargeValues(t *testing.T) {
+	const large = 64 << 20
+	s, err := New(Config{Arena: make([]byte, 256<<20), Partitions: 8})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range uint16(3) {
+		r, err := s.Reserve(large)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Bytes[0], r.Bytes[large-1] = byte(i), byte(i)
+		if _, err := s.Commit(i, []byte("large"), r, Write{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := s.Reserve(large); !errors.Is(err, dramnode.ErrNoMemory) {
+		t.Errorf("a fourth large value: %v", err)
+	}
+	if _, err := s.Reserve(large + 1); !errors.Is(err, dramnode.ErrTooLarge) {
+		t.Errorf("a value over the limit: %v", err)
+	}
+	v, ok := s.Get(1, []byte("large"), 0)
+	if !ok || len(v.Bytes) != large || v.Bytes[0] != 1 || v.Bytes[large-1] != 1 {
+		t.Errorf("Get has %d bytes", len(v.Bytes))
+	}
+	s.Release(v.Lease)
+	check(t, s)
+	for i := range uint16(2) {
+		if _, err := s.DropPartition(i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	scratch, err := s.ReserveScratch(large + 4096)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Commit(1, []byte("large"), scratch, Write{}); !errors.Is(err, dramnode.ErrTooLarge) {
+		t.Errorf("commit of scratch over the limit: %v", err)
+	}
+	s.Abort(scratch)
+	check(t, s)
+}
+
+// TestHeapEstimates holds the Go heap of the trees against what the arena is charged for them.
+func TestHeapEstimates(t *testing.T) {
+	const entries = 60_000
+	for _, name := range []string{"ascending", "random"} {
+		s, err := New(Config{Arena: make([]byte, 64<<20), Partitions: 4})
+		if err != nil {
+			t.Fatal(err)
+		}
+		rnd, key := rand.New(rand.NewPCG(3, 4)), make([]byte, 0, 32)
+		before, charged := heapBytes(), s.Stats().HeapBytes
+		for i := range entries {
+			k := uint64(i)
+			if name == "random" {
+				k = rnd.Uint64()
+			}
+			key = fmt.Appendf(key[:0], "%020d", k)
+			if _, err := s.Put(uint16(i%4), key, nil, Write{Deadline: int64(1 + rnd.IntN(1<<40))}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got, want := heapBytes()-before, s.Stats().HeapBytes-charged
+		t.Logf("%s: %d bytes of heap per entry, charged %d", name, got/entries, want/entries)
+		if got > want {
+			t.Errorf("%s: %d entries use %d bytes of heap, charged are %d", name, entries, got, want)
+		}
+		runtime.KeepAlive(s)
+	}
+}
+
+func heapBytes() int64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
+// TestOverhead holds the package comment to its word about what an entry costs.
+func TestOverhead(t *testing.T) {
+	const entries, keyBytes, valueBytes = 20_000, 24, 128 // both block sizes are classes: nothing is rounded
+	s, err := New(Config{Arena: make([]byte, 16<<20), Partitions: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := s.Stats()
+	for i := range entries {
+		if _, err := s.Put(0, fmt.Appendf(nil, "%024d", i), make([]byte, valueBytes), Write{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	after := s.Stats()
+	perEntry := float64(after.UsedBytes-before.UsedBytes)/entries - keyBytes - valueBytes
+	fixed := float64(recKey + 2*cellBytes + treeEntryBytes)
+	if perEntry < fixed+8 || perEntry > fixed+16+6 { // 6: ends of slabs
+		t.Errorf("an entry costs %.1f bytes beside key and value, want %.0f to %.0f", perEntry, fixed+8, fixed+22)
+	}
+	t.Logf("an entry costs %.1f bytes beside key and value", perEntry)
+}
