@@ -36,6 +36,8 @@ type workload struct {
 	Ops     int // per worker; 0: no limit
 	Seed    uint64
 	Deletes bool
+	Large   bool          // all values are near the longest; usually most are small
+	OpLimit time.Duration // of one operation; default 5 s
 
 	// Lossy accepts that a key is missing, and counts it: its partition may have been lost.
 	Lossy bool
@@ -54,7 +56,7 @@ type report struct {
 
 const (
 	driverEnv    = "DRAMNODE_TEST_DRIVER"
-	opTimeout    = 5 * time.Second
+	openTimeout  = 5 * time.Second
 	checkTimeout = 40 * time.Second
 )
 
@@ -75,6 +77,9 @@ func driverMain(spec string) int {
 }
 
 func (w *workload) run(r *report) error {
+	if w.OpLimit == 0 {
+		w.OpLimit = 5 * time.Second
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	if w.Mode == "connect" {
@@ -123,7 +128,7 @@ func (w *workload) open() (*client.Client, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), checkTimeout)
 	defer cancel()
-	return client.Open(ctx, client.Config{Network: network, Addrs: w.Addrs, Timeout: opTimeout})
+	return client.Open(ctx, client.Config{Network: network, Addrs: w.Addrs, Timeout: openTimeout})
 }
 
 // A worker owns its keys: nobody else writes them, so it knows what each may hold.
@@ -218,7 +223,7 @@ func (one *worker) step() {
 
 // timed runs one operation and counts it. settled is false when it had certainly no effect.
 func (one *worker) timed(do func(ctx context.Context) error) error {
-	ctx, cancel := context.WithTimeout(context.Background(), opTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), one.w.OpLimit)
 	defer cancel()
 	start := time.Now()
 	err := do(ctx)
@@ -241,7 +246,7 @@ func class(err error) string {
 
 func (one *worker) put(k *known) bool {
 	k.last++
-	v := content(k.key, k.last, one.w.Bytes)
+	v := one.w.content(k.key, k.last)
 	var gen dramnode.Generation
 	err := one.timed(func(ctx context.Context) (err error) {
 		gen, err = one.c.Put(ctx, k.key, v)
@@ -257,6 +262,8 @@ func (one *worker) put(k *known) bool {
 		return true
 	case errors.Is(err, dramnode.ErrUnknownOutcome):
 		k.late = append(k.late, k.last)
+	case errors.Is(err, dramnode.ErrNoMemory):
+		return true // certainly not applied, and waiting would not help
 	}
 	return one.w.Mode != "fill" && errors.Is(err, dramnode.ErrUnknownOutcome)
 }
@@ -296,7 +303,7 @@ func (one *worker) get(k *known) bool {
 	seq := binary.LittleEndian.Uint64(v.Bytes)
 	if seq != k.now && !slices.Contains(k.late, seq) {
 		one.violation("get %s: write %d, want %d or one of %v", k.key, seq, k.now, k.late)
-	} else if !bytes.Equal(v.Bytes, content(k.key, seq, one.w.Bytes)) {
+	} else if !bytes.Equal(v.Bytes, one.w.content(k.key, seq)) {
 		one.violation("get %s: the bytes of write %d are damaged", k.key, seq)
 	}
 	if v.Generation < k.gen {
@@ -327,11 +334,13 @@ func (one *worker) violation(format string, args ...any) {
 
 // content is the value of a key's write seq: its number, then bytes that depend on key and number, of a
 // length that does too.
-func content(key []byte, seq uint64, longest int) []byte {
+func (w *workload) content(key []byte, seq uint64) []byte {
 	rng := rand.New(rand.NewPCG(seq, uint64(len(key))<<32|uint64(key[len(key)-1])))
-	n := 8 + rng.IntN(max(longest-8, 1))
-	if rng.IntN(4) > 0 {
-		n = min(n, 8+rng.IntN(1024)) // most values are small
+	n := 8 + rng.IntN(max(w.Bytes-8, 1))
+	if w.Large {
+		n = w.Bytes - rng.IntN(w.Bytes/8)
+	} else if rng.IntN(4) > 0 {
+		n = min(n, 8+rng.IntN(1024))
 	}
 	b := make([]byte, n)
 	binary.LittleEndian.PutUint64(b, seq)

@@ -100,7 +100,9 @@ func TestPausedNodeKeepsItsEntries(t *testing.T) {
 	s.agree(s.nodes...)
 	fill := workload{Mode: "fill", Prefix: "kept/", Workers: 4, Keys: 100, Bytes: 50_000}
 	s.drive(fill).wait()
-	d := s.drive(load(4))
+	w := load(4)
+	w.OpLimit = 500 * time.Millisecond // so that the other nodes' keys get their share of the operations
+	d := s.drive(w)
 	s.nodes[2].Pause()
 	pass(10 * time.Second)
 	s.nodes[2].Resume()

@@ -1,0 +1,23 @@
+// Package ucxnet is the network of package transport over UCX.
+//
+// # Who does what
+//
+// One poller goroutine owns everything that UCX touches: the rails (one UCX context and worker for
+// tcp, a second one for shared memory), their endpoints, the tables of calls and transfers, and the
+// batches. Other goroutines hand it work through one lock-free stack and never enter C. The C side
+// (shim.c) is a list of commands in and a list of events out: a turn of the poller is one call of
+// dn_step per rail, and no Go code runs inside a UCX callback.
+//
+// Frames of one turn to one endpoint share a message, which is built in place in C memory. A frame
+// with a large body travels alone, its body straight from and to Regions.
+//
+// # Who owns memory
+//
+// UCX only ever sees C memory: Regions, and the poller's message buffers. A buffer or body is given
+// back when its send ended, or a grace period after its endpoint was closed by force.
+//
+// # What it leaves to others
+//
+// Retries of calls, routing, and the meaning of headers. It does not encrypt: the handshake proves
+// that both sides know the cluster key when they connect, and no more.
+package ucxnet

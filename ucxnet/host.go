@@ -1,0 +1,72 @@
+package ucxnet
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+
+	"github.com/cespare/xxhash/v2"
+	"golang.org/x/sys/unix"
+)
+
+// hostID is equal for two processes that can share memory by UCX's posix transport: the same boot of
+// the same kernel, the same network namespace (wake-ups travel by abstract unix sockets), the same pid
+// namespace (segments are opened through /proc) and the same /dev/shm. 0 when that cannot be told.
+func hostID() uint64 {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return 0
+	}
+	id := strings.TrimSpace(string(boot))
+	for _, path := range []string{"/proc/self/ns/net", "/proc/self/ns/pid", "/dev/shm"} {
+		var st syscall.Stat_t
+		if err := syscall.Stat(path, &st); err != nil {
+			return 0
+		}
+		id += fmt.Sprintf(" %d:%d", st.Dev, st.Ino)
+	}
+	return xxhash.Sum64String(id)
+}
+
+// An fdSet holds the file descriptors that were meant for children before UCX opened its own.
+type fdSet map[int]bool
+
+func inheritedFDs() fdSet {
+	s := fdSet{0: true, 1: true, 2: true}
+	for _, fd := range openFDs() {
+		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil && flags&unix.FD_CLOEXEC == 0 {
+			s[fd] = true
+		}
+	}
+	return s
+}
+
+// closeOnExec marks every other descriptor. UCX marks few of its own, and one that leaks into a child
+// keeps the connection alive after our death. A child started in between still gets it.
+func (s fdSet) closeOnExec() {
+	for _, fd := range openFDs() {
+		if !s[fd] {
+			unix.CloseOnExec(fd)
+		}
+	}
+}
+
+func openFDs() (fds []int) {
+	d, err := os.Open("/proc/self/fd")
+	if err != nil {
+		return nil
+	}
+	defer d.Close()
+	names, err := d.Readdirnames(-1)
+	if err != nil {
+		return nil
+	}
+	for _, name := range names {
+		n := 0
+		if _, err := fmt.Sscanf(name, "%d", &n); err == nil {
+			fds = append(fds, n)
+		}
+	}
+	return fds
+}

@@ -1,0 +1,287 @@
+package ucxnet
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/dramnode/dramnode"
+	"github.com/dramnode/dramnode/transport"
+)
+
+// A link keeps a connection to one address, and a second one by shared memory where that is wanted.
+// Calls travel by current. Fields without a remark are the poller's.
+type link struct {
+	n    *Network
+	addr string
+	host string
+	port uint16
+
+	carriers    [maxRails]carrier
+	current     *endpoint // open; nil when calls cannot be sent
+	pending     int
+	unavailable error // what calls end with while current is nil
+	removed     bool
+
+	closing   atomic.Bool
+	calls     atomic.Int64 // mirrors pending
+	roundTrip atomic.Int64 // nanoseconds
+
+	mu   sync.Mutex
+	info transport.LinkInfo // guarded by mu
+}
+
+// A carrier is a link's connection by one rail. One attempt to connect is made at a time.
+type carrier struct {
+	ep      *endpoint // dialling or open
+	next    nanos     // when to try next; never when not wanted
+	fails   int       // in a row
+	refused bool      // by the last handshake
+	looking bool      // up the name
+	ip      netip.Addr
+	port    uint16
+}
+
+var (
+	errConnecting   = errors.New("not connected yet")
+	errNotShared    = errors.New("no shared memory with the peer on this host")
+	errOtherProcess = errors.New("another process answers")
+)
+
+func newLink(n *Network, addr, host string, port uint16) *link {
+	l := &link{n: n, addr: addr, host: host, port: port}
+	l.carriers[0].port = port
+	l.carriers[1].next = never
+	l.unavailable = fmt.Errorf("%w: link to %s: %w", dramnode.ErrUnavailable, addr, errConnecting)
+	l.info = transport.LinkInfo{Addr: addr, Since: time.Now(), Err: l.unavailable}
+	return l
+}
+
+// Info implements transport.Link.
+func (l *link) Info() transport.LinkInfo {
+	l.mu.Lock()
+	i := l.info
+	l.mu.Unlock()
+	i.Pending = int(l.calls.Load())
+	i.RoundTrip = time.Duration(l.roundTrip.Load())
+	return i
+}
+
+// Close implements transport.Link.
+func (l *link) Close() {
+	if l.closing.CompareAndSwap(false, true) {
+		l.n.inbox.do(l, func(p *poller) { p.removeLink(l) })
+	}
+}
+
+// discarded is what becomes of a link when there is no poller any more.
+func (l *link) discarded() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.info.State != transport.LinkClosed {
+		l.info.State, l.info.Since = transport.LinkClosed, time.Now()
+		l.info.Err = fmt.Errorf("%w: link to %s: %w", dramnode.ErrUnavailable, l.addr, dramnode.ErrClosed)
+	}
+}
+
+func (l *link) countPending(d int) {
+	l.pending += d
+	l.calls.Store(int64(l.pending))
+}
+
+func (p *poller) addLink(l *link) {
+	if p.stopping.Load() {
+		p.removeLink(l)
+		return
+	}
+	p.links = append(p.links, l)
+	l.carriers[0].next = p.now
+	p.reconnect(l)
+}
+
+func (p *poller) removeLink(l *link) {
+	if l.removed {
+		return
+	}
+	l.removed = true
+	for i, x := range p.links {
+		if x == l {
+			p.links = append(p.links[:i], p.links[i+1:]...)
+			break
+		}
+	}
+	for i := range l.carriers {
+		if ep := l.carriers[i].ep; ep != nil {
+			p.closeEndpoint(ep, "link closed", dramnode.ErrClosed)
+		}
+	}
+	p.setLink(l, nil, transport.LinkClosed, dramnode.ErrClosed)
+}
+
+// reconnect makes the attempts that are due.
+func (p *poller) reconnect(l *link) {
+	for i, r := range p.rails {
+		c := &l.carriers[i]
+		if l.removed || c.ep != nil || c.looking || p.now < c.next {
+			continue
+		}
+		if i > 0 {
+			c.ep = p.dial(r, l, netip.AddrPortFrom(c.ip, c.port))
+		} else if ip, err := netip.ParseAddr(l.host); err == nil {
+			c.ip = ip
+			c.ep = p.dial(r, l, netip.AddrPortFrom(ip, l.port))
+		} else {
+			p.lookUp(l)
+		}
+	}
+}
+
+// lookUp resolves the link's host name beside the poller, once per attempt.
+func (p *poller) lookUp(l *link) {
+	c := &l.carriers[0]
+	c.looking = true
+	p.lookups.Go(func() {
+		ips, err := net.DefaultResolver.LookupNetIP(p.ctx, "ip", l.host)
+		p.n.inbox.do(l, func(p *poller) {
+			c.looking = false
+			switch {
+			case l.removed || c.ep != nil:
+			case err != nil:
+				p.attemptFailed(l, c, err)
+			default:
+				c.ip = ips[c.fails%len(ips)].Unmap() // another one at every attempt
+				c.ep = p.dial(p.rails[0], l, netip.AddrPortFrom(c.ip, l.port))
+			}
+		})
+	})
+}
+
+// linkOpened takes a connection that is through the handshake into use.
+func (p *poller) linkOpened(ep *endpoint) {
+	l := ep.link
+	c := &l.carriers[railIndex(ep.rail)]
+	c.fails, c.refused = 0, false
+	tcp := l.carriers[0].ep
+	switch {
+	case !ep.rail.shm:
+		p.offerShm(l, ep)
+	case tcp != nil && tcp.peer != nil && tcp.peer.Incarnation != ep.peer.Incarnation:
+		p.closeEndpoint(ep, "other incarnation", errOtherProcess)
+		return
+	case !strings.HasPrefix(ep.peer.Transport, "posix"):
+		c.next = never // until tcp connects anew
+		p.log.Warn().Str("link", l.addr).Str("transport", ep.peer.Transport).Msg("UCX finds no shared memory with this peer")
+		p.closeEndpoint(ep, "not shared", errNotShared)
+		return
+	}
+	p.choose(l, nil)
+}
+
+// offerShm decides whether the peer is to be reached by shared memory too.
+func (p *poller) offerShm(l *link, tcp *endpoint) {
+	c := &l.carriers[1]
+	if !p.sharesMemory(tcp) {
+		c.next = never
+		if c.ep != nil {
+			p.closeEndpoint(c.ep, "not wanted", dramnode.ErrClosed)
+		}
+		return
+	}
+	if c.ip, c.port = l.carriers[0].ip, tcp.intro.shmPort; c.ep == nil {
+		c.next, c.fails = p.now, 0
+	}
+}
+
+func (p *poller) sharesMemory(tcp *endpoint) bool {
+	return len(p.rails) > 1 && tcp.intro.shmPort != 0 && tcp.intro.host != 0 && tcp.intro.host == p.n.intro.host
+}
+
+// linkLost notes that a connection of l has ended.
+func (p *poller) linkLost(ep *endpoint, cause error) {
+	l := ep.link
+	c := &l.carriers[railIndex(ep.rail)]
+	if c.ep != ep {
+		return
+	}
+	c.ep = nil
+	if l.removed {
+		return
+	}
+	p.attemptFailed(l, c, cause)
+}
+
+func (p *poller) attemptFailed(l *link, c *carrier, cause error) {
+	c.refused = errors.Is(cause, dramnode.ErrNotAuthorised)
+	if c.next != never || c == &l.carriers[0] {
+		c.fails++
+		c.next = p.now + nanos(pause(p.n.timing, c.fails, c.refused, rand.Int64N))
+	}
+	p.choose(l, cause)
+}
+
+// choose picks the connection that carries l's calls from now on: shared memory before tcp.
+func (p *poller) choose(l *link, cause error) {
+	tcp, shm := l.carriers[0].ep, l.carriers[1].ep
+	open := func(ep *endpoint) bool { return ep != nil && ep.state == epOpen }
+	switch {
+	case open(shm):
+		p.setLink(l, shm, transport.LinkOpen, nil)
+	case open(tcp) && !(p.n.config.Shm == ShmOn && tcp.intro.host != 0 && tcp.intro.host == p.n.intro.host):
+		p.setLink(l, tcp, transport.LinkOpen, nil)
+	case open(tcp) && (cause == nil || errors.Is(cause, errNotShared)):
+		p.setLink(l, nil, transport.LinkConnecting, errNotShared)
+	case l.carriers[0].refused:
+		p.setLink(l, nil, transport.LinkRefused, cause)
+	default:
+		p.setLink(l, nil, transport.LinkConnecting, cause)
+	}
+}
+
+// setLink publishes the link's state and tells of ups and downs.
+func (p *poller) setLink(l *link, current *endpoint, state transport.LinkState, cause error) {
+	wasUp := l.current != nil
+	l.current = current
+	if current == nil {
+		l.unavailable = unavailable(l, state, cause)
+	}
+	l.mu.Lock()
+	i := &l.info
+	if i.State != state {
+		i.State, i.Since = state, time.Now()
+	}
+	i.Err = nil
+	if current != nil {
+		i.Peer = *current.peer
+		if !wasUp {
+			i.Opened++
+		}
+	} else {
+		i.Err = l.unavailable
+	}
+	l.mu.Unlock()
+	events := p.n.config.Events
+	switch {
+	case events == nil:
+	case !wasUp && current != nil:
+		events.LinkUp(l, *current.peer)
+	case wasUp && current == nil:
+		events.LinkDown(l, l.unavailable)
+	}
+}
+
+func unavailable(l *link, state transport.LinkState, cause error) error {
+	if cause == nil {
+		cause = errConnecting
+	}
+	class := dramnode.ErrUnavailable
+	if state == transport.LinkRefused {
+		class = dramnode.ErrNotAuthorised
+	}
+	return fmt.Errorf("%w: link to %s: %w", class, l.addr, cause)
+}

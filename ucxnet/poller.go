@@ -1,0 +1,323 @@
+package ucxnet
+
+/*
+#include "shim.h"
+*/
+import "C"
+
+import (
+	"context"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/dramnode/dramnode"
+	"github.com/dramnode/dramnode/transport"
+)
+
+// A poller is the one goroutine that uses the rails. It owns every field below and everything that
+// these reach, save what says otherwise.
+type poller struct {
+	n     *Network
+	log   zerolog.Logger // sampled: peers can provoke lines
+	start time.Time      // zero of every nanos
+	now   nanos          // at the begin of the turn
+
+	rails     []*rail
+	endpoints map[uint64]*endpoint // by token; all of them
+	lastToken uint64
+	dirty     []*endpoint // have an open batch
+	inbound   int
+	greeting  int // inbound endpoints that are not open yet
+	links     []*link
+
+	calls     callTable
+	transfers transferTable
+	small     []*buffer
+	large     []*buffer
+
+	req  transport.Request // reused for every call of the handler
+	conn requestConn
+
+	nextTick nanos
+	lastTurn nanos
+	spin     nanos // adaptive
+	fdsDirty bool  // UCX may have opened descriptors since they were last marked
+	stats    Stats
+
+	stopping atomic.Bool
+	lookups  sync.WaitGroup // name look-ups under way
+	ctx      context.Context
+	cancel   context.CancelFunc
+}
+
+// nanos is a time on the poller's own monotonic clock.
+type nanos int64
+
+const (
+	tickEvery     = nanos(10 * time.Millisecond)
+	spinMin       = nanos(5 * time.Microsecond)
+	spinMax       = nanos(50 * time.Microsecond)
+	stepRounds    = 4  // fruitless polls of UCX in a turn
+	spinTurns     = 64 // fruitless turns before a sleep, at least
+	busyTurns     = 16 // turns without a yield
+	giveUpAfter   = nanos(time.Second)
+	drainAtMost   = nanos(3 * time.Second)
+	receiveExtra  = nanos(2 * time.Second)
+	refusedLinger = nanos(200 * time.Millisecond)
+)
+
+func newPoller(n *Network) *poller {
+	p := &poller{
+		n:         n,
+		log:       n.config.Log.Sample(&zerolog.BurstSampler{Burst: 20, Period: time.Second}),
+		start:     time.Now(),
+		rails:     n.rails,
+		endpoints: map[uint64]*endpoint{},
+		spin:      spinMax,
+	}
+	p.conn.p = p
+	p.calls.earliest = never
+	p.ctx, p.cancel = context.WithCancel(context.Background())
+	return p
+}
+
+// stop makes run return; any goroutine may call it.
+func (p *poller) stop() {
+	p.stopping.Store(true)
+	p.n.sleeper.wakeIfAsleep()
+}
+
+func (p *poller) clock() nanos { return nanos(time.Since(p.start)) }
+
+// run polls until stop. It spins for a while when there is nothing to do, yields while it spins, and
+// then sleeps. The spin adapts: a fruitless one halves it, a fruitful one doubles it.
+func (p *poller) run() {
+	defer p.cancel()
+	p.now = p.clock()
+	idleSince, idle, busy := p.now, 0, 0
+	for !p.stopping.Load() {
+		if p.turn() {
+			if idle > 0 {
+				p.spin = min(2*p.spin, spinMax)
+			}
+			idle, idleSince = 0, p.now
+			if busy++; busy >= busyTurns {
+				busy = 0
+				runtime.Gosched()
+			}
+			continue
+		}
+		idle, busy = idle+1, 0
+		if idle < spinTurns || p.now-idleSince < p.spin {
+			runtime.Gosched()
+			continue
+		}
+		p.spin = max(p.spin/2, spinMin)
+		if woken := p.sleep(); woken {
+			idle, idleSince = 0, p.clock()
+		} // else only the tick is due: sleep again at once if it finds nothing
+	}
+	p.shutdown()
+}
+
+// turn takes what was submitted, sends it, lets UCX progress and handles what came of it. It reports
+// whether anything happened or is left to be sent.
+func (p *poller) turn() bool {
+	p.now = p.clock()
+	if p.now-p.lastTurn > nanos(p.n.timing.Dead)/2 {
+		p.stalled(p.now - p.lastTurn)
+	}
+	p.lastTurn = p.now
+	work := p.takeInbox()
+	p.flush()
+	for _, r := range p.rails {
+		events := r.step(stepRounds)
+		work = work || len(events) > 0 || r.c.active > 0
+		p.handle(r, events)
+	}
+	if p.now >= p.nextTick {
+		p.tick()
+	}
+	work = work || len(p.dirty) > 0
+	for _, r := range p.rails {
+		work = work || len(r.cmds) > 0
+	}
+	return work
+}
+
+// stalled forgives the peers a silence that may be ours: this process was not scheduled (or a handler
+// blocked), and what arrived meanwhile is still in the sockets.
+func (p *poller) stalled(gap nanos) {
+	p.stats.Stalls++
+	for _, ep := range p.endpoints {
+		ep.heard, ep.since = p.now, ep.since+gap
+	}
+}
+
+func (p *poller) takeInbox() bool {
+	c := p.n.inbox.take()
+	if c == nil {
+		return false
+	}
+	for c != nil {
+		next := c.Transport.Next
+		c.Transport.Next = nil
+		switch o := c.Transport.Link.(type) {
+		case *pending:
+			p.startCall(o)
+		case *answer:
+			p.sendAnswer(o)
+		case *command:
+			o.run(p)
+		}
+		c = next
+	}
+	return true
+}
+
+// flush seals the open batches and gives them to their rails. When UCX does not get rid of the earlier
+// ones, a batch stays open to fill up.
+func (p *poller) flush() {
+	for _, ep := range p.dirty {
+		ep.dirty = false
+		if ep.messages < heldMessages {
+			p.sealBatch(ep)
+		}
+	}
+	p.dirty = p.dirty[:0]
+}
+
+func (p *poller) handle(r *rail, events []C.dn_event) {
+	for i := range events {
+		e := &events[i]
+		switch e.kind {
+		case C.DN_EV_AM:
+			p.onMessage(r, e)
+		case C.DN_EV_SENT:
+			if t := p.transfers.take(uint64(e.token)); t != nil {
+				p.sent(t, Status(e.status))
+			}
+		case C.DN_EV_RECEIVED:
+			if t := p.transfers.take(uint64(e.token)); t != nil {
+				p.received(t, Status(e.status))
+			}
+		case C.DN_EV_CONN:
+			p.onConnection(r, e)
+		case C.DN_EV_EP:
+			p.onCreated(r, e)
+		case C.DN_EV_ERROR:
+			if ep := p.endpoints[uint64(e.token)]; ep != nil {
+				p.closeEndpoint(ep, "peer gone", Status(e.status))
+			}
+		case C.DN_EV_CLOSED:
+			if ep := p.endpoints[uint64(e.token)]; ep != nil {
+				p.onClosed(ep)
+			}
+		}
+	}
+	if lost := uint64(r.c.lost); lost != p.stats.LostEvents[railIndex(r)] {
+		p.stats.LostEvents[railIndex(r)] = lost
+		p.closeRail(r, "events lost", errLost)
+	}
+}
+
+// sleep parks until there is work or something falls due. False: it was time.
+func (p *poller) sleep() bool {
+	p.publish()
+	p.stats.Sleeps++
+	d := p.n.longestSleep
+	if until := p.nextDue() - p.clock(); until < d {
+		d = max(until, nanos(time.Millisecond))
+	}
+	p.lastTurn += d // to sleep so long is no stall
+	woken := p.n.sleeper.park(time.Duration(d), func() bool {
+		if !p.n.inbox.empty() || p.stopping.Load() {
+			return true
+		}
+		for _, r := range p.rails {
+			if !r.arm() {
+				return true
+			}
+		}
+		return false
+	})
+	if !woken {
+		p.nextTick = 0
+	}
+	return woken
+}
+
+// nextDue is when the next tick is needed, at the latest.
+func (p *poller) nextDue() nanos {
+	due := p.calls.earliest
+	for _, l := range p.links {
+		for i := range l.carriers {
+			if c := &l.carriers[i]; c.ep == nil && !c.looking {
+				due = min(due, c.next)
+			}
+		}
+	}
+	return due
+}
+
+// tick does what is due by time: about every 10 ms while awake, every 50 ms asleep.
+func (p *poller) tick() {
+	p.nextTick = p.now + tickEvery
+	p.expireCalls()
+	for _, ep := range p.endpoints {
+		p.checkEndpoint(ep)
+	}
+	for _, l := range p.links {
+		p.reconnect(l)
+	}
+	if p.fdsDirty {
+		p.fdsDirty = false
+		p.n.sleeper.inherited.closeOnExec()
+	}
+	p.publish()
+}
+
+func (p *poller) publish() {
+	p.stats.Endpoints, p.stats.Inbound = len(p.endpoints), p.inbound
+	p.stats.Calls, p.stats.Transfers = p.calls.len, p.transfers.len
+	p.stats.Outstanding = 0
+	for _, r := range p.rails {
+		p.stats.Outstanding += int(r.c.outstanding)
+	}
+	p.n.mu.Lock()
+	p.n.stats = p.stats.clone()
+	p.n.mu.Unlock()
+}
+
+// shutdown ends every call, body and endpoint while UCX still works.
+func (p *poller) shutdown() {
+	p.cancel()
+	for len(p.links) > 0 {
+		p.removeLink(p.links[len(p.links)-1])
+	}
+	for deadline := p.clock() + drainAtMost; ; {
+		for _, ep := range p.endpoints {
+			p.closeEndpoint(ep, "shutdown", dramnode.ErrClosed)
+		}
+		p.turn()
+		if len(p.endpoints) == 0 {
+			break
+		}
+		if p.clock() > deadline {
+			for _, ep := range p.endpoints {
+				p.giveUp(ep)
+			}
+			break
+		}
+		runtime.Gosched()
+	}
+	p.turn() // commands that the last events caused
+	p.lookups.Wait()
+	p.n.inbox.close()
+	p.freeBuffers()
+	p.publish()
+}

@@ -1,0 +1,303 @@
+package ucxnet
+
+/*
+#include "shim.h"
+*/
+import "C"
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/dramnode/dramnode"
+	"github.com/dramnode/dramnode/transport"
+	"github.com/dramnode/dramnode/wire"
+)
+
+// onMessage handles one active message. A rendezvous descriptor that nobody took is released.
+func (p *poller) onMessage(r *rail, e *C.dn_event) {
+	p.stats.MessagesIn++
+	ep := r.endpoints[e.ep]
+	if ep == nil || ep.state >= epRefusing {
+		if ep == nil {
+			p.stats.Orphans++
+		}
+	} else {
+		ep.heard = p.now
+		if err := p.onContent(ep, e); err != nil {
+			p.closeEndpoint(ep, reasonOf(err), err)
+		}
+	}
+	if e.flags&C.DN_RNDV_DESC != 0 {
+		r.command(C.DN_RELEASE).ep = e.data
+	}
+}
+
+func reasonOf(err error) string {
+	for _, r := range []struct {
+		err    error
+		reason string
+	}{
+		{wire.ErrChecksum, "checksum"}, {wire.ErrCluster, "cluster"}, {wire.ErrVersion, "version"},
+		{wire.ErrMalformed, "malformed"}, {errProtocol, "protocol"}, {dramnode.ErrNotAuthorised, "handshake"},
+	} {
+		if errors.Is(err, r.err) {
+			return r.reason
+		}
+	}
+	return "other"
+}
+
+// onContent parses a message. Its error closes the endpoint.
+func (p *poller) onContent(ep *endpoint, e *C.dn_event) error {
+	rendezvous := e.flags&C.DN_RNDV_DESC != 0
+	if e.am == C.DN_AM_SEPARATE {
+		return p.onSeparate(ep, e)
+	}
+	if rendezvous || e.head_len != 0 {
+		return fmt.Errorf("%w: a message of kind %d with a header or by rendezvous", errProtocol, e.am)
+	}
+	data := cBytes(e.data, int(e.len))
+	if e.am == C.DN_AM_HELLO {
+		return p.onHello(ep, data)
+	}
+	m, err := wire.ReadMessage(data, ep.handshake.mine.cluster, -1)
+	if err != nil {
+		return err
+	}
+	for ep.state < epRefusing {
+		f, ok, err := m.Next()
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return nil
+		}
+		if err := p.onFrame(ep, f); err != nil {
+			return err
+		}
+	}
+	return nil // closed by what one of its frames caused
+}
+
+func (p *poller) onFrame(ep *endpoint, f wire.Frame) error {
+	p.stats.FramesIn++
+	if ep.state == epIntroducing && f.Kind == wire.FrameIntro {
+		return p.onIntro(ep, f.Header)
+	}
+	if ep.state != epOpen {
+		return fmt.Errorf("%w: frame of kind %d before the introduction", errProtocol, f.Kind)
+	}
+	switch f.Kind {
+	case wire.FrameRequest:
+		p.serve(ep, f.ID, f.Header, f.Body)
+	case wire.FrameReply:
+		p.onReply(ep, f)
+	case wire.FrameRefused:
+		if s := p.calls.get(f.ID); s != nil && s.ep == ep && s.queued == nil && !s.receiving {
+			p.complete(s, nil, nil, fmt.Errorf("%w: link to %s: the peer refuses the request", dramnode.ErrUnavailable, s.link.addr))
+		}
+	case wire.FramePing:
+		p.appendFrame(ep, wire.Frame{Kind: wire.FramePong, ID: f.ID})
+	case wire.FramePong:
+		if ep.link != nil {
+			ep.link.roundTrip.Store(int64(max(0, min(p.clock()-nanos(f.ID), never))))
+		}
+	default:
+		return fmt.Errorf("%w: a second introduction", errProtocol)
+	}
+	return nil
+}
+
+// replyTo finds the call that a reply ends; late and unknown replies are counted.
+func (p *poller) replyTo(ep *endpoint, id uint64) *pending {
+	s := p.calls.get(id)
+	if s == nil || s.ep != ep || s.queued != nil || s.receiving {
+		p.stats.LateReplies++
+		return nil
+	}
+	return s
+}
+
+func (p *poller) onReply(ep *endpoint, f wire.Frame) {
+	if s := p.replyTo(ep, f.ID); s != nil {
+		p.complete(s, f.Header, f.Body, nil)
+	}
+}
+
+// onSeparate handles a frame whose body is the message's data.
+func (p *poller) onSeparate(ep *endpoint, e *C.dn_event) error {
+	m, err := wire.ReadMessage(cBytes(e.head, int(e.head_len)), ep.handshake.mine.cluster, int(e.len))
+	if err != nil {
+		return err
+	}
+	f, ok, err := m.Next()
+	if err != nil {
+		return err
+	}
+	if !ok || ep.state != epOpen || f.Kind != wire.FrameRequest && f.Kind != wire.FrameReply {
+		return fmt.Errorf("%w: frame of kind %d with a separate body", errProtocol, f.Kind)
+	}
+	if _, _, err := m.Next(); err != nil { // nothing may follow the one frame
+		return err
+	}
+	p.stats.FramesIn++
+	rendezvous := e.flags&C.DN_RNDV_DESC != 0
+	switch {
+	case f.Kind == wire.FrameReply && rendezvous:
+		p.placeReply(ep, e, f)
+	case f.Kind == wire.FrameReply:
+		f.Body = cBytes(e.data, int(e.len))
+		p.onReply(ep, f)
+	case rendezvous:
+		p.placeRequest(ep, e, f)
+	case f.BodyBytes > p.n.limits.MaxBodyBytes:
+		p.refuse(ep, f.ID)
+	default:
+		p.serve(ep, f.ID, f.Header, cBytes(e.data, int(e.len)))
+	}
+	return nil
+}
+
+func (p *poller) refuse(ep *endpoint, id uint64) {
+	p.stats.Refused++
+	p.appendFrame(ep, wire.Frame{Kind: wire.FrameRefused, ID: id})
+}
+
+func (p *poller) serve(ep *endpoint, id uint64, header, body []byte) {
+	h := p.n.config.Handler
+	if h == nil || ep.link != nil {
+		p.refuse(ep, id)
+		return
+	}
+	p.stats.Requests++
+	p.conn.begin(ep, id)
+	p.req = transport.Request{Peer: ep.peer, Header: header, Body: body, Conn: &p.conn}
+	h.Serve(&p.req)
+	p.conn.end()
+}
+
+// placeRequest asks the handler where a request's body shall land.
+func (p *poller) placeRequest(ep *endpoint, e *C.dn_event, f wire.Frame) {
+	h := p.n.config.Handler
+	if h == nil || ep.link != nil || f.BodyBytes > p.n.limits.MaxBodyBytes || ep.receiving >= p.n.limits.InboundReceive {
+		p.refuse(ep, f.ID)
+		return
+	}
+	p.conn.begin(ep, f.ID)
+	p.req = transport.Request{Peer: ep.peer, Header: f.Header, Conn: &p.conn}
+	at, err := h.Place(&p.req, f.BodyBytes)
+	answered, cookie := p.conn.answered, p.req.Cookie
+	p.conn.end()
+	region := (*Region)(nil)
+	if err == nil {
+		if region = p.n.regionOf(at); region == nil || len(at) < f.BodyBytes {
+			p.stats.BadReplies++
+			p.log.Error().Int("bytes", f.BodyBytes).Msg("handler placed a body outside the regions")
+			p.aborted(ep, f.ID, f.Header, at, cookie, dramnode.ErrInvalid)
+		}
+	}
+	if region == nil || len(at) < f.BodyBytes {
+		p.stats.Refused++
+		if !answered {
+			p.appendFrame(ep, wire.Frame{Kind: wire.FrameRefused, ID: f.ID})
+		}
+		return
+	}
+	t := p.transfers.add(receiveBody, ep)
+	t.id, t.cookie, t.at = f.ID, cookie, at[:f.BodyBytes]
+	t.header = append(t.header, f.Header...)
+	ep.receiving++
+	p.startReceive(ep, e, t, region)
+}
+
+// placeReply asks the completer where a reply's body shall land.
+func (p *poller) placeReply(ep *endpoint, e *C.dn_event, f wire.Frame) {
+	s := p.replyTo(ep, f.ID)
+	if s == nil {
+		return
+	}
+	at, err := s.call.Completer.PlaceReply(s.call, f.Header, f.BodyBytes)
+	if err != nil {
+		p.complete(s, nil, nil, err)
+		return
+	}
+	region := p.n.regionOf(at)
+	if region == nil || len(at) < f.BodyBytes {
+		p.complete(s, nil, nil, fmt.Errorf("%w: a reply of %d bytes placed outside the network's regions", dramnode.ErrInvalid, f.BodyBytes))
+		return
+	}
+	t := p.transfers.add(receiveReply, ep)
+	t.call, t.at = s, at[:f.BodyBytes]
+	t.header = append(t.header, f.Header...)
+	s.receiving = true
+	p.startReceive(ep, e, t, region)
+}
+
+func (p *poller) startReceive(ep *endpoint, e *C.dn_event, t *transfer, region *Region) {
+	ep.transfers++
+	ep.arriving += len(t.at)
+	c := ep.rail.command(C.DN_RECV)
+	c.ep, c.token = e.data, C.uint64_t(t.token())
+	c.body, c.body_len = cAddr(t.at), C.uint64_t(len(t.at))
+	c.memh = region.handles[railIndex(ep.rail)]
+	e.flags &^= C.DN_RNDV_DESC // taken
+}
+
+// received ends a receive.
+func (p *poller) received(t *transfer, status Status) {
+	ep := t.ep
+	ep.transfers--
+	ep.arriving -= len(t.at)
+	if status == 0 {
+		ep.heard = p.now
+	}
+	if t.kind == receiveReply {
+		s := t.call
+		s.receiving = false
+		if status == 0 {
+			p.complete(s, t.header, t.at, nil)
+		} else {
+			p.complete(s, nil, nil, callError(s, status))
+		}
+	} else {
+		ep.receiving--
+		p.servePlaced(t, status)
+	}
+	p.transfers.recycle(t)
+	if status != 0 {
+		p.closeEndpoint(ep, "receive failed", status)
+	}
+	p.forget(ep)
+}
+
+func (p *poller) servePlaced(t *transfer, status Status) {
+	if status != 0 {
+		p.aborted(t.ep, t.id, t.header, t.at, t.cookie, status)
+		return
+	}
+	p.stats.Requests++
+	p.conn.begin(t.ep, t.id)
+	p.req = transport.Request{Peer: t.ep.peer, Header: t.header, Body: t.at, Placed: true, Cookie: t.cookie, Conn: &p.conn}
+	p.n.config.Handler.Serve(&p.req)
+	p.conn.end()
+}
+
+// aborted gives the handler back the memory of a body that did not arrive.
+func (p *poller) aborted(ep *endpoint, id uint64, header, at []byte, cookie uint64, cause error) {
+	p.conn.begin(ep, id)
+	p.conn.answered = true // nothing may be replied
+	p.req = transport.Request{
+		Peer: ep.peer, Header: header, Body: at, Placed: true, Cookie: cookie, Conn: &p.conn,
+		Err: fmt.Errorf("%w: the body did not arrive: %w", dramnode.ErrUnavailable, cause),
+	}
+	p.n.config.Handler.Serve(&p.req)
+	p.conn.end()
+}
+
+func railIndex(r *rail) int {
+	if r.shm {
+		return 1
+	}
+	return 0
+}

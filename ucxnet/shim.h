@@ -1,0 +1,94 @@
+// The C side of ucxnet: UCX behind integers and two arrays.
+//
+// A rail is one UCX context with one worker and at most one listener. Everything happens in dn_step:
+// it runs commands, lets UCX progress, and leaves events in an array that is valid until the next
+// dn_step. UCX calls back only inside these functions, and a callback does nothing but append an event.
+// One thread at a time may use a rail; dn_mem_map and dn_mem_unmap may run beside it.
+#ifndef DN_SHIM_H
+#define DN_SHIM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+// Commands. Memory that a SEND names stays valid until its SENT event, a RECV's until RECEIVED.
+enum {
+    DN_CONNECT = 1, // head: struct sockaddr of head_len bytes -> EP
+    DN_ACCEPT,      // ep: connection request -> EP
+    DN_REJECT,      // ep: connection request
+    DN_SEND,        // ep, am, head, body, flags -> SENT
+    DN_RECV,        // ep: rendezvous descriptor, body: destination, memh -> RECEIVED
+    DN_RELEASE,     // ep: rendezvous descriptor that is not wanted
+    DN_CLOSE        // ep: close by force -> CLOSED
+};
+
+enum { DN_EAGER = 1, DN_RNDV = 2 }; // flags of DN_SEND
+
+typedef struct {
+    uint16_t op, am;
+    uint32_t flags;
+    uint64_t token; // comes back with the event
+    uint64_t ep;
+    uint64_t head, head_len;
+    uint64_t body, body_len;
+    uint64_t memh;
+} dn_cmd;
+
+enum {
+    DN_EV_CONN = 1, // ep: connection request, to be accepted or rejected; data: the peer's sockaddr
+    DN_EV_EP,       // token, status; ep when status is 0
+    DN_EV_ERROR,    // token of CONNECT or ACCEPT: the endpoint failed and wants DN_CLOSE
+    DN_EV_CLOSED,   // token
+    DN_EV_AM,       // am, ep (0: no reply endpoint), head, data
+    DN_EV_SENT,     // token, status
+    DN_EV_RECEIVED  // token, status
+};
+
+enum {
+    DN_KEPT = 1,     // data belongs to UCX and is released by the next step
+    DN_COPIED = 2,   // data was copied and is freed by the next step
+    DN_RNDV_DESC = 4 // data is a rendezvous descriptor: answer with DN_RECV or DN_RELEASE
+};
+
+typedef struct {
+    uint16_t kind, am;
+    int32_t status;
+    uint64_t token, ep;
+    uint64_t data, len;
+    uint64_t head;
+    uint32_t head_len, flags;
+} dn_event;
+
+typedef struct {
+    dn_event *events; // of the last step
+    uint32_t count;
+    uint32_t active;      // calls of ucp_worker_progress in the last step that did something
+    uint32_t lost;        // events lost for want of memory, in all: close every endpoint
+    uint32_t outstanding; // sends and receives without their event
+    uint64_t max_head;    // longest head of an active message
+} dn_rail;
+
+enum { DN_AM_BATCH = 1, DN_AM_SEPARATE = 2, DN_AM_HELLO = 3 };
+
+// dn_load opens libucp once per process. 0, or -1 with a message in err.
+int dn_load(char *err, size_t err_bytes);
+void dn_version(unsigned *major, unsigned *minor, unsigned *release);
+const char *dn_status(int status);
+
+// dn_open makes a rail as the environment says. NULL with a message in err on failure.
+dn_rail *dn_open(char *err, size_t err_bytes);
+// dn_listen binds the listener; *port becomes the bound port. A UCX status.
+int dn_listen(dn_rail *rail, const void *addr, size_t addr_bytes, uint16_t *port);
+int dn_efd(dn_rail *rail);
+// dn_arm prepares for sleep on the event fd; not 0: there is work, do not sleep.
+int dn_arm(dn_rail *rail);
+int dn_step(dn_rail *rail, const dn_cmd *cmds, int n, int rounds);
+// dn_ep_info writes UCX's description of the endpoint into text, cut to fit; the bytes written.
+size_t dn_ep_info(uint64_t ep, char *text, size_t bytes);
+// dn_close destroys listener, worker and context. Endpoints are closed and memory is unmapped before.
+void dn_close(dn_rail *rail);
+void dn_close_listener(dn_rail *rail);
+
+int dn_mem_map(dn_rail *rail, void *addr, size_t bytes, uint64_t *memh);
+int dn_mem_unmap(dn_rail *rail, uint64_t memh);
+
+#endif

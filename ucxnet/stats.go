@@ -1,0 +1,51 @@
+package ucxnet
+
+import "maps"
+
+// Stats counts what a network did. The gauges are at most 50 ms old.
+type Stats struct {
+	// Gauges.
+	Endpoints   int // UCX endpoints, dialled and inbound, in any state
+	Inbound     int // of them inbound
+	Calls       int // without reply
+	Transfers   int // messages and bodies handed to UCX and not yet given back
+	Outstanding int // UCX requests
+
+	// Counters.
+	MessagesSent   uint64 // active messages with coalesced frames
+	FramesSent     uint64 // in them; FramesSent / MessagesSent is the coalescing
+	BodiesSent     uint64 // frames with a separate body
+	MessagesIn     uint64
+	FramesIn       uint64
+	Requests       uint64 // handed to the handler
+	Refused        uint64 // requests that were not taken
+	LateReplies    uint64 // replies to calls that had ended, or never were
+	LostReplies    uint64 // replies that could not be sent: the peer had gone
+	BadReplies     uint64 // replies of the handler that cannot be sent, or second ones
+	GivenUp        uint64 // transfers that UCX never finished after a forced close
+	Orphans        uint64 // messages without a known endpoint
+	Rejected       uint64 // connection requests over the limits
+	Stalls         uint64 // times when this process was not scheduled for long
+	Sleeps         uint64
+	LostEvents     [maxRails]uint64
+	ClosedByReason map[string]uint64 // endpoints
+}
+
+func (s Stats) clone() Stats {
+	s.ClosedByReason = maps.Clone(s.ClosedByReason)
+	return s
+}
+
+// Stats returns a snapshot; any goroutine may ask.
+func (n *Network) Stats() Stats {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.stats.clone()
+}
+
+func (p *poller) countClosed(reason string) {
+	if p.stats.ClosedByReason == nil {
+		p.stats.ClosedByReason = map[string]uint64{}
+	}
+	p.stats.ClosedByReason[reason]++ // the reasons are constants of this package: the map stays small
+}

@@ -1,0 +1,348 @@
+package ucxnet
+
+/*
+#cgo CFLAGS: -O2 -std=gnu11
+#cgo LDFLAGS: -ldl
+#cgo nocallback dn_step
+#cgo noescape dn_step
+#cgo nocallback dn_arm
+#cgo noescape dn_arm
+#include <stdlib.h>
+#include "shim.h"
+*/
+import "C"
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"syscall"
+	"unsafe"
+
+	"github.com/dramnode/dramnode"
+)
+
+// A Status is UCX's ucs_status_t.
+type Status int
+
+// The statuses that mean something to us.
+const (
+	statusNotConnected Status = -24
+	statusConnReset    Status = -25
+	statusCanceled     Status = -16
+	statusRejected     Status = -23
+	statusTimedOut     Status = -20
+	statusEndpointTime Status = -80
+)
+
+// Error describes s in UCX's words, save where those hide what happened.
+func (s Status) Error() string {
+	switch s {
+	case statusNotConnected: // what the tcp connection manager makes of ECONNREFUSED
+		return "connection refused"
+	case statusConnReset:
+		return "connection reset by peer"
+	case statusRejected:
+		return "connection rejected by peer"
+	case statusEndpointTime:
+		return "connection lost"
+	}
+	return C.GoString(C.dn_status(C.int(s)))
+}
+
+// An Error is a UCX status with the call that returned it.
+type Error struct {
+	Op     string // the C function, such as "ucp_ep_create"
+	Status Status
+}
+
+func (e *Error) Error() string {
+	return "ucxnet: " + e.Op + ": " + C.GoString(C.dn_status(C.int(e.Status)))
+}
+
+// Unwrap returns the status.
+func (e *Error) Unwrap() error { return e.Status }
+
+// loading serialises what UCX makes process-wide: the library, and the environment in which it and its
+// contexts are configured.
+var loading struct {
+	mu   sync.Mutex
+	done bool
+}
+
+// loadEnv is read while the library loads.
+var loadEnv = map[string]string{
+	"UCX_HANDLE_ERRORS": "none",  // leave SIGSEGV to Go, whose traces say more
+	"UCX_MEM_EVENTS":    "n",     // no code patching: UCX never sees Go's memory
+	"UCX_LOG_LEVEL":     "fatal", // it logs to stdout, and takes a killed peer or a busy port for an error
+}
+
+// railEnv is read when a rail opens. What the user set stands.
+var railEnv = map[string]string{
+	"UCX_MAX_RNDV_RAILS":       "1", // never stripe large values over an unrelated card
+	"UCX_TCP_CM_REUSEADDR":     "y", // restart on the same port
+	"UCX_TCP_CM_SYN_CNT":       "2",
+	"UCX_TCP_KEEPIDLE":         "1s",
+	"UCX_TCP_KEEPINTVL":        "1s",
+	"UCX_TCP_KEEPCNT":          "3",
+	"UCX_KEEPALIVE_INTERVAL":   "1s",
+	"UCX_WARN_UNUSED_ENV_VARS": "n",
+}
+
+// shmEnv makes shared memory work with error handling: UCX turns it off otherwise.
+var shmEnv = map[string]string{
+	"UCX_TLS":                   "tcp,posix,cma",
+	"UCX_MM_ERROR_HANDLING":     "y",
+	"UCX_CMA_MEMORY_INVALIDATE": "y",
+}
+
+// withEnv runs f with the variables set that the user left unset (or with force, all of them).
+func withEnv(vars map[string]string, force bool, f func() error) error {
+	for k, v := range vars {
+		old, set := os.LookupEnv(k)
+		if set && !force {
+			continue
+		}
+		if err := os.Setenv(k, v); err != nil {
+			return err
+		}
+		if set {
+			defer os.Setenv(k, old)
+		} else {
+			defer os.Unsetenv(k)
+		}
+	}
+	return f()
+}
+
+func loadLocked() error {
+	if loading.done {
+		return nil
+	}
+	return withEnv(loadEnv, false, func() error {
+		var text [256]C.char
+		if C.dn_load(&text[0], C.size_t(len(text))) != 0 {
+			return fmt.Errorf("ucxnet: libucp.so.0 not found: install libucx0 (Debian, Ubuntu) or ucx (Fedora): %s", C.GoString(&text[0]))
+		}
+		loading.done = true
+		return nil
+	})
+}
+
+// A rail is one UCX context and worker. Its poller alone uses it, save that any goroutine may map memory.
+type rail struct {
+	c     *C.dn_rail
+	shm   bool
+	fd    int    // becomes readable when there is work, after arm
+	port  uint16 // of the listener, 0 without
+	cmds  []C.dn_cmd
+	eager int // longest separate body that goes eagerly
+
+	endpoints map[C.uint64_t]*endpoint // by UCX handle
+}
+
+// Bodies above these lengths go by rendezvous; measured where it begins to pay.
+const (
+	tcpEagerBytes = 64<<10 - 1
+	shmEagerBytes = 8 << 10
+)
+
+func openRail(shm bool, device string) (*rail, error) {
+	loading.mu.Lock()
+	defer loading.mu.Unlock()
+	if err := loadLocked(); err != nil {
+		return nil, err
+	}
+	r := &rail{shm: shm, eager: tcpEagerBytes, endpoints: map[C.uint64_t]*endpoint{}}
+	vars := map[string]string{"UCX_TLS": "tcp"}
+	if device != "" {
+		vars["UCX_NET_DEVICES"] = device
+	}
+	if shm {
+		r.eager = shmEagerBytes
+		vars = shmEnv
+	}
+	err := withEnv(railEnv, false, func() error { return withEnv(vars, shm, r.open) })
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+func (r *rail) open() error {
+	var text [256]C.char
+	if r.c = C.dn_open(&text[0], C.size_t(len(text))); r.c == nil {
+		return errors.New("ucxnet: " + C.GoString(&text[0]))
+	}
+	if r.fd = int(C.dn_efd(r.c)); r.fd < 0 {
+		C.dn_close(r.c)
+		return errors.New("ucxnet: UCX has no event file descriptor here")
+	}
+	return nil
+}
+
+func (r *rail) close() {
+	C.dn_close(r.c)
+	r.c = nil
+}
+
+// listen binds the listener and says plainly why it cannot.
+func (r *rail) listen(addr netip.AddrPort) error {
+	sa := sockaddr(addr)
+	var port C.uint16_t
+	status := C.dn_listen(r.c, unsafe.Pointer(&sa[0]), C.size_t(len(sa)), &port)
+	if status == 0 {
+		r.port = uint16(port)
+		if err := guardListener(r.port); err != nil {
+			return fmt.Errorf("ucxnet: listener not guarded: %w", err)
+		}
+		return nil
+	}
+	// UCX says "Device is busy" and the like; the kernel knows better.
+	if probe, err := net.Listen("tcp", addr.String()); err == nil {
+		_ = probe.Close()
+	} else if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("address already in use: %s", addr)
+	} else {
+		return fmt.Errorf("listen on %s: %w", addr, err)
+	}
+	return fmt.Errorf("listen on %s: %w", addr, &Error{"ucp_listener_create", Status(status)})
+}
+
+// command returns a new command of the next step; the pointer is valid until the next call.
+func (r *rail) command(op C.uint16_t) *C.dn_cmd {
+	r.cmds = append(r.cmds, C.dn_cmd{op: op})
+	return &r.cmds[len(r.cmds)-1]
+}
+
+// step runs the commands and returns the events, which are valid until the next step.
+func (r *rail) step(rounds int) []C.dn_event {
+	n := len(r.cmds)
+	var first *C.dn_cmd
+	if n > 0 {
+		first = &r.cmds[0]
+	}
+	count := C.dn_step(r.c, first, C.int(n), C.int(rounds))
+	r.cmds = r.cmds[:0]
+	return unsafe.Slice(r.c.events, int(count))
+}
+
+// arm reports whether the rail has nothing to do and its fd will tell when it has.
+func (r *rail) arm() bool { return C.dn_arm(r.c) == 0 }
+
+// lanes asks UCX what carries the endpoint.
+func (r *rail) lanes(ep C.uint64_t) string {
+	text := make([]byte, 8192)
+	n := C.dn_ep_info(ep, (*C.char)(unsafe.Pointer(&text[0])), C.size_t(len(text)))
+	return parseLanes(string(text[:n]))
+}
+
+// cBytes views C memory that UCX filled.
+func cBytes(at C.uint64_t, n int) []byte {
+	if at == 0 || n == 0 {
+		return nil
+	}
+	// The address came from C as an integer; it is not Go memory, so the collector has no part in it.
+	return unsafe.Slice((*byte)(*(*unsafe.Pointer)(unsafe.Pointer(&at))), n)
+}
+
+func cAddr(b []byte) C.uint64_t {
+	if len(b) == 0 {
+		return 0
+	}
+	return C.uint64_t(uintptr(unsafe.Pointer(&b[0])))
+}
+
+// A buffer is C memory for messages on their way out. used is what was appended to it.
+type buffer struct {
+	mem  unsafe.Pointer
+	cap  int
+	used []byte
+}
+
+// Two sizes: the header part of a frame with a separate body mostly fits the small one; the large one
+// holds a full batch, or the longest header with a body that is copied.
+const (
+	smallBufferBytes = 512
+	largeBufferBytes = 9216
+	keptBuffers      = 256 // free buffers kept of each size
+)
+
+func newBuffer(bytes int) *buffer {
+	b := &buffer{mem: C.malloc(C.size_t(bytes)), cap: bytes}
+	b.reset()
+	return b
+}
+
+func (b *buffer) reset() { b.used = unsafe.Slice((*byte)(b.mem), b.cap)[:0] }
+
+func (b *buffer) free() { C.free(b.mem) }
+
+// sockaddr encodes addr for C.
+func sockaddr(addr netip.AddrPort) []byte {
+	port := addr.Port()
+	if ip := addr.Addr().Unmap(); ip.Is4() {
+		sa := syscall.RawSockaddrInet4{Family: syscall.AF_INET, Port: port<<8 | port>>8, Addr: ip.As4()}
+		return append([]byte(nil), unsafe.Slice((*byte)(unsafe.Pointer(&sa)), unsafe.Sizeof(sa))...)
+	}
+	sa := syscall.RawSockaddrInet6{Family: syscall.AF_INET6, Port: port<<8 | port>>8, Addr: addr.Addr().As16()}
+	if z, err := net.InterfaceByName(addr.Addr().Zone()); err == nil {
+		sa.Scope_id = uint32(z.Index)
+	}
+	return append([]byte(nil), unsafe.Slice((*byte)(unsafe.Pointer(&sa)), unsafe.Sizeof(sa))...)
+}
+
+// parseSockaddr is the reverse, for reports.
+func parseSockaddr(b []byte) string {
+	if len(b) < syscall.SizeofSockaddrInet6 {
+		return "unknown"
+	}
+	port := uint16(b[2])<<8 | uint16(b[3])
+	switch uint16(b[0]) | uint16(b[1])<<8 {
+	case syscall.AF_INET:
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte(b[4:8])), port).String()
+	case syscall.AF_INET6:
+		return netip.AddrPortFrom(netip.AddrFrom16([16]byte(b[8:24])), port).String()
+	}
+	return "unknown"
+}
+
+// resolve finds the address to listen on, and UCX's device for it ("" for the unspecified address).
+func resolveListen(listen string) (addr netip.AddrPort, device string, err error) {
+	tcp, err := net.ResolveTCPAddr("tcp", listen)
+	if err != nil {
+		return addr, "", fmt.Errorf("%w: listen address %q: %w", dramnode.ErrInvalid, listen, err)
+	}
+	addr = tcp.AddrPort()
+	if !addr.Addr().IsValid() {
+		addr = netip.AddrPortFrom(netip.IPv4Unspecified(), addr.Port())
+	}
+	addr = netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())
+	return addr, deviceOf(addr.Addr()), nil
+}
+
+func deviceOf(ip netip.Addr) string {
+	if ip.IsUnspecified() {
+		return ""
+	}
+	interfaces, err := net.Interfaces()
+	if err != nil {
+		return ""
+	}
+	for _, i := range interfaces {
+		addrs, err := i.Addrs()
+		if err != nil {
+			continue
+		}
+		for _, a := range addrs {
+			if p, err := netip.ParsePrefix(a.String()); err == nil &&
+				(p.Addr() == ip.WithZone("") || ip.IsLoopback() && p.Addr().IsLoopback()) {
+				return i.Name
+			}
+		}
+	}
+	return ""
+}
