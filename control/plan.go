@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -38,6 +39,16 @@ type Limits struct {
 // DefaultLimits are the values of ARCHITECTURE.md.
 func DefaultLimits() Limits {
 	return Limits{LostAfter: 30 * time.Second, AbortAfter: 2 * time.Second, MovesPerMember: 32}
+}
+
+// WithDefaults fills the zero fields.
+func (l Limits) WithDefaults() Limits {
+	d := DefaultLimits()
+	return Limits{
+		LostAfter:      cmp.Or(l.LostAfter, d.LostAfter),
+		AbortAfter:     cmp.Or(l.AbortAfter, d.AbortAfter),
+		MovesPerMember: cmp.Or(l.MovesPerMember, d.MovesPerMember),
+	}
 }
 
 // A Plan is the next table with the reasons, for the log and the event list.

@@ -75,6 +75,11 @@ func difference(a, b *Table, in Input) string {
 	if b.Version != a.Version+1 || b.ClusterID != a.ClusterID || b.Publisher != in.Self {
 		return fmt.Sprintf("version %d, cluster %d, publisher %d after %d", b.Version, b.ClusterID, b.Publisher, a.Version)
 	}
+	for _, m := range b.Members {
+		if a.Index(m.Incarnation) == None && (m.Leaving || int(m.JoinSeq) > len(a.Members)+len(in.Joins)+int(a.Version)) {
+			return fmt.Sprintf("a joiner decided about itself: %+v", m)
+		}
+	}
 	from, to := make([]int, len(b.Members)), make([]int, len(b.Members))
 	for p := range b.Rows {
 		if wrong := rowDifference(a, b, p, in); wrong != "" {

@@ -251,13 +251,13 @@ func TestFoundingAlone(t *testing.T) {
 func TestFoundingTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNet(t)
-		c := n.start("c", 3, seeds("a", "b", "c"))
+		a := n.start("a", 1, seeds("a", "b", "c"))
 		b := n.start("b", 2, seeds("a", "b", "c"))
 		pause(time.Minute)
-		if c.Table() != nil || b.Table() != nil {
+		if a.Table() != nil || b.Table() != nil {
 			t.Fatal("a cluster was founded while a seed is missing")
 		}
-		a := n.start("a", 1, seeds("a", "b", "c"))
+		c := n.start("c", 3, seeds("a", "b", "c"))
 		pause(5 * time.Second)
 		n.settle()
 		n.same(3, a, b, c)

@@ -12,6 +12,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/dramnode/dramnode"
+	"github.com/dramnode/dramnode/control"
 	"github.com/dramnode/dramnode/ring"
 	"github.com/dramnode/dramnode/transport"
 	"github.com/dramnode/dramnode/transport/memnet"
@@ -24,6 +25,8 @@ type cluster struct {
 	world *memnet.World
 	seeds []string
 	nodes map[string]*running
+
+	changes []func(*Config) // to the settings of every node
 }
 
 type running struct {
@@ -38,7 +41,15 @@ const eventually = 30 * time.Second
 
 func newCluster(t *testing.T, seed uint64, names ...string) *cluster {
 	t.Helper()
+	return newClusterWith(t, seed, nil, names...)
+}
+
+func newClusterWith(t *testing.T, seed uint64, change func(*Config), names ...string) *cluster {
+	t.Helper()
 	c := &cluster{t: t, world: memnet.New(seed), nodes: map[string]*running{}}
+	if change != nil {
+		c.changes = append(c.changes, change)
+	}
 	for range names {
 		c.seeds = append(c.seeds, freePort(t))
 	}
@@ -58,19 +69,22 @@ func freePort(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// start runs a node called name; its address in memnet is name:1.
-func (c *cluster) start(name, gossip string) *running {
+// start runs a node called name; its address in memnet is name:1. changes may adapt its settings.
+func (c *cluster) start(name, gossip string, changes ...func(*Config)) *running {
 	c.t.Helper()
 	r := &running{done: make(chan struct{})}
 	cfg := Config{
 		Name: name, Listen: name + ":1", Gossip: gossip, HTTP: "127.0.0.1:0", ClusterName: "test", Join: c.seeds,
-		MemoryBytes: 64 << 20, MaxValueBytes: 8 << 20, Settings: ring.Config{Partitions: 61}, Verify: true,
+		MemoryBytes: 24 << 20, MaxValueBytes: 8 << 20, Settings: ring.Config{Partitions: 61}, Verify: true,
 		DrainTimeout: 20 * time.Second, Log: zerolog.New(zerolog.NewTestWriter(c.t)).Level(zerolog.InfoLevel),
 		Open: func(id transport.Identity, h transport.Handler, e transport.Events) (transport.Network, error) {
 			network, err := c.world.Network(memnet.Config{Identity: id, Addr: name + ":1", Handler: h, Events: e})
 			r.network = network
 			return network, err
 		},
+	}
+	for _, change := range append(c.changes, changes...) {
+		change(&cfg)
 	}
 	n, err := New(cfg)
 	if err != nil {
@@ -122,6 +136,23 @@ func (c *cluster) agree(names ...string) {
 	})
 }
 
+// kill ends a node as a crash would: its peers see only that its connections are gone.
+func (c *cluster) kill(name string) {
+	c.t.Helper()
+	c.world.Kill(name + ":1")
+	<-c.nodes[name].done
+	if err := c.nodes[name].err; !errors.Is(err, memnet.ErrKilled) {
+		c.t.Errorf("%s ended with %v", name, err)
+	}
+}
+
+// owner names the owner of key by the table of a node.
+func (c *cluster) owner(node, key string) (name string, row control.Row) {
+	v := c.nodes[node].view.Load()
+	row = v.Table.Rows[v.Partition([]byte(key))]
+	return v.Table.Members[row.Owner].Name, row
+}
+
 func (c *cluster) wait(what string, ok func() bool) {
 	c.t.Helper()
 	deadline := time.After(eventually)
@@ -163,7 +194,7 @@ func (c *cluster) caller() *caller {
 			c.t.Error(err)
 		}
 	})
-	region, err := network.Alloc(16 << 20)
+	region, err := network.Alloc(4 << 20)
 	if err != nil {
 		c.t.Fatal(err)
 	}

@@ -38,7 +38,7 @@ type Config struct {
 	MemoryBytes   int64 // for entries, their index and values in transit
 	MaxValueBytes int
 	Settings      ring.Config
-	Limits        control.Limits // zero: control.DefaultLimits
+	Limits        control.Limits // zero fields: control.DefaultLimits
 	Verify        bool           // check each value against its CRC32C where it lands
 	DrainTimeout  time.Duration  // for giving the partitions away on the way out
 	Log           zerolog.Logger
@@ -68,9 +68,7 @@ func (c *Config) setDefaults() {
 	if c.MemoryBytes == 0 {
 		c.MemoryBytes = 1 << 30
 	}
-	if c.Limits == (control.Limits{}) {
-		c.Limits = control.DefaultLimits()
-	}
+	c.Limits = c.Limits.WithDefaults()
 	if c.DrainTimeout == 0 {
 		c.DrainTimeout = time.Minute
 	}

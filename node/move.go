@@ -113,7 +113,8 @@ func (m *move) send(ctx context.Context) (err error) {
 		return err
 	}
 	defer stream.Close()
-	w := newWindow()
+	w := newWindow(ctx)
+	defer w.close()
 	if err := m.copyLive(ctx, stream, w); err != nil {
 		return err
 	}
@@ -211,7 +212,8 @@ func (m *move) sendItem(it *storage.Item, now int64, w *window) {
 
 // step sends one request without body and waits for its reply.
 func (m *move) step(ctx context.Context, e wire.MoveExt) error {
-	w := newWindow()
+	w := newWindow(ctx)
+	defer w.close()
 	if err := w.acquire(0); err != nil {
 		return err
 	}
@@ -239,11 +241,15 @@ func (c *moveCall) PlaceReply(_ *transport.Call, _ []byte, bytes int) ([]byte, e
 // Complete implements transport.Completer.
 func (c *moveCall) Complete(_ *transport.Call, header, body []byte, err error) {
 	_, err = replyOf(header, body, err)
-	c.w.release(c.bytes, err)
+	c.w.release(1, c.bytes, err)
 }
 
-// A window limits what is in flight and keeps the first error.
+// A window limits what is in flight and keeps the first error. Nobody waits in it once ctx has ended;
+// the calls then end by themselves.
 type window struct {
+	ctx   context.Context
+	close func() bool
+
 	mu    sync.Mutex
 	free  sync.Cond
 	calls int
@@ -251,13 +257,14 @@ type window struct {
 	err   error
 }
 
-func newWindow() *window {
-	w := &window{}
+func newWindow(ctx context.Context) *window {
+	w := &window{ctx: ctx}
 	w.free.L = &w.mu
+	w.close = context.AfterFunc(ctx, func() { w.release(0, 0, ctx.Err()) })
 	return w
 }
 
-// acquire waits for room. Every call ends by its deadline, so this does too.
+// acquire waits for room.
 func (w *window) acquire(bytes int) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -272,10 +279,10 @@ func (w *window) acquire(bytes int) error {
 	return nil
 }
 
-func (w *window) release(bytes int, err error) {
+func (w *window) release(calls, bytes int, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.calls--
+	w.calls -= calls
 	w.bytes -= bytes
 	if w.err == nil {
 		w.err = err
@@ -287,7 +294,7 @@ func (w *window) release(bytes int, err error) {
 func (w *window) drain() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for w.calls > 0 {
+	for w.calls > 0 && w.ctx.Err() == nil {
 		w.free.Wait()
 	}
 	return w.err

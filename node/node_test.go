@@ -14,6 +14,7 @@ func value(key string, n int) []byte {
 }
 
 func TestAnyNodeServesAnyKey(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1, "n1", "n2", "n3")
 	c.agree("n1", "n2", "n3")
 	user := c.caller()
@@ -37,6 +38,7 @@ func TestAnyNodeServesAnyKey(t *testing.T) {
 }
 
 func TestJoinAndLeaveKeepEveryEntry(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 2, "n1")
 	c.agree("n1")
 	user := c.caller()

@@ -227,6 +227,12 @@ func TestStoppedProcessKeepsItsPeers(t *testing.T) {
 	cc := testConfig(transport.RoleClient)
 	cc.Timing.Dead = time.Minute
 	l := dialOpen(t, start(t, cc), c.addr)
+	eventually(t, func() error { // an introduction and a heartbeat: the child's link is open
+		if n := server.Stats().FramesIn; n < 2 {
+			return fmt.Errorf("%d frames from the child", n)
+		}
+		return nil
+	})
 	w := newWaiter(nil)
 	for range 3 {
 		signal(t, c, syscall.SIGSTOP)
@@ -449,6 +455,44 @@ func TestNoLostWakeUp(t *testing.T) {
 		t.Logf("%d calls, the longest %v", calls, worst)
 		if worst > 700*time.Millisecond { // UCX's own keepalive wakes after 1 s
 			t.Errorf("a call took %v", worst)
+		}
+	})
+}
+
+// A listener goes while peers connect to it: UCX itself does not survive that.
+func TestRestartsUnderAttempts(t *testing.T) {
+	bothRails(t, func(t *testing.T, shm ShmMode) {
+		sc := testConfig(transport.RoleNode)
+		sc.Listen, sc.Handler, sc.Shm = "127.0.0.1:0", &store{}, shm
+		first, err := New(sc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sc.Listen = first.Addr()
+		if err := first.Close(); err != nil {
+			t.Fatal(err)
+		}
+		var links []transport.Link
+		for range 4 {
+			cc := testConfig(transport.RoleClient)
+			cc.Shm, cc.Timing.RetryMin, cc.Timing.RetryMax = shm, time.Millisecond, time.Millisecond
+			links = append(links, dial(t, start(t, cc), sc.Listen))
+		}
+		for i := range 15 {
+			n, err := New(sc)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithCancel(context.Background())
+			done := make(chan error, 1)
+			go func() { done <- n.Run(ctx) }()
+			if i%3 != 0 { // else at once, in the middle of it
+				awaitState(t, links[i%len(links)], transport.LinkOpen)
+			}
+			cancel()
+			if err := <-done; err != nil {
+				t.Fatal(err)
+			}
 		}
 	})
 }

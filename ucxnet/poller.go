@@ -61,7 +61,8 @@ const (
 	tickEvery     = nanos(10 * time.Millisecond)
 	spinMin       = nanos(5 * time.Microsecond)
 	spinMax       = nanos(50 * time.Microsecond)
-	stepRounds    = 4  // fruitless polls of UCX in a turn
+	stepRounds    = 4 // fruitless polls of UCX in a turn
+	spinWorth     = nanos(250 * time.Microsecond)
 	spinTurns     = 64 // fruitless turns before a sleep, at least
 	busyTurns     = 16 // turns without a yield
 	giveUpAfter   = nanos(time.Second)
@@ -94,7 +95,9 @@ func (p *poller) stop() {
 func (p *poller) clock() nanos { return nanos(time.Since(p.start)) }
 
 // run polls until stop. It spins for a while when there is nothing to do, yields while it spins, and
-// then sleeps. The spin adapts: a fruitless one halves it, a fruitful one doubles it.
+// then sleeps. The spin adapts: it doubles when work came while it lasted, or so soon afterwards that the
+// wake-ups themselves may be to blame (two sides that wait for each other to wake never find each other
+// spinning), and halves otherwise.
 func (p *poller) run() {
 	defer p.cancel()
 	p.now = p.clock()
@@ -116,9 +119,14 @@ func (p *poller) run() {
 			runtime.Gosched()
 			continue
 		}
+		woken := p.sleep()
+		now := p.clock()
 		p.spin = max(p.spin/2, spinMin)
-		if woken := p.sleep(); woken {
-			idle, idleSince = 0, p.clock()
+		if woken {
+			if now-idleSince < spinWorth {
+				p.spin = min(4*p.spin, spinMax)
+			}
+			idle, idleSince = 0, now
 		} // else only the tick is due: sleep again at once if it finds nothing
 	}
 	p.shutdown()

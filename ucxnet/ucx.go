@@ -82,9 +82,12 @@ var loadEnv = map[string]string{
 
 // railEnv is read when a rail opens. What the user set stands.
 var railEnv = map[string]string{
-	"UCX_MAX_RNDV_RAILS":       "1", // never stripe large values over an unrelated card
-	"UCX_TCP_CM_REUSEADDR":     "y", // restart on the same port
-	"UCX_TCP_CM_SYN_CNT":       "2",
+	"UCX_MAX_RNDV_RAILS":   "1", // never stripe large values over an unrelated card
+	"UCX_TCP_CM_REUSEADDR": "y", // restart on the same port
+	"UCX_TCP_CM_SYN_CNT":   "2",
+	// A connect must not block the poller. Also, where a blocking one succeeds and the peer dies before
+	// the first byte is sent, UCX 1.13.1 aborts (tcp_ep.c, uct_tcp_ep_destroy_progress).
+	"UCX_TCP_CONN_NB":          "y",
 	"UCX_TCP_KEEPIDLE":         "1s",
 	"UCX_TCP_KEEPINTVL":        "1s",
 	"UCX_TCP_KEEPCNT":          "3",
@@ -138,6 +141,7 @@ type rail struct {
 	shm   bool
 	fd    int    // becomes readable when there is work, after arm
 	port  uint16 // of the listener, 0 without
+	bound netip.AddrPort
 	cmds  []C.dn_cmd
 	eager int // longest separate body that goes eagerly
 
@@ -185,6 +189,7 @@ func (r *rail) open() error {
 }
 
 func (r *rail) close() {
+	r.quiesce()
 	C.dn_close(r.c)
 	r.c = nil
 }
@@ -196,6 +201,7 @@ func (r *rail) listen(addr netip.AddrPort) error {
 	status := C.dn_listen(r.c, unsafe.Pointer(&sa[0]), C.size_t(len(sa)), &port)
 	if status == 0 {
 		r.port = uint16(port)
+		r.bound = netip.AddrPortFrom(addr.Addr(), r.port)
 		if err := guardListener(r.port); err != nil {
 			return fmt.Errorf("ucxnet: listener not guarded: %w", err)
 		}
@@ -228,6 +234,16 @@ func (r *rail) step(rounds int) []C.dn_event {
 	count := C.dn_step(r.c, first, C.int(n), C.int(rounds))
 	r.cmds = r.cmds[:0]
 	return unsafe.Slice(r.c.events, int(count))
+}
+
+// turnAway rejects a connection request and refuses a rendezvous that came too late.
+func (r *rail) turnAway(e *C.dn_event) {
+	if e.kind == C.DN_EV_CONN {
+		r.command(C.DN_REJECT).ep = e.ep
+	}
+	if e.flags&C.DN_RNDV_DESC != 0 {
+		r.command(C.DN_RELEASE).ep = e.data
+	}
 }
 
 // arm reports whether the rail has nothing to do and its fd will tell when it has.

@@ -1,0 +1,163 @@
+package client
+
+import (
+	"fmt"
+	"sync/atomic"
+
+	"github.com/dramnode/dramnode"
+	"github.com/dramnode/dramnode/transport"
+	"github.com/dramnode/dramnode/wire"
+)
+
+// A call is one attempt. Up to three parties hold it: the goroutine that waits, the network until
+// Complete ran, and the network until the body's Release ran. The last one to let go recycles it, so a
+// caller whose context ended leaves at once and the memory stays until the network is done.
+type call struct {
+	client *Client
+	sent   transport.Call
+	refs   atomic.Int32
+	done   chan struct{} // holds one token, put there when reply is complete
+	slot   bool          // holds one of client.slots until complete
+
+	header []byte  // of the request
+	copied []byte  // the request's body when it is short
+	large  *Buffer // the request's body otherwise; the call holds a reference until Release
+
+	reply reply // the network's until the token, then the waiter's
+}
+
+// A reply is what came back.
+type reply struct {
+	header wire.Header // without Ext and Key
+	ext    wire.ReplyExt
+	body   []byte  // in inline or in placed
+	inline []byte  // the call's own memory
+	placed *Buffer // the waiter may take it by setting it to nil
+	err    error
+}
+
+const keptInlineBytes = 64 << 10 // a call that grew beyond it shrinks when it is recycled
+
+func (c *Client) newCall() *call {
+	a, ok := c.calls.Get().(*call)
+	if !ok {
+		a = &call{client: c, done: make(chan struct{}, 1)}
+		a.sent.Completer = a
+	}
+	return a
+}
+
+// send hands a over to the network. The references are counted before anything can run.
+func (a *call) send(l transport.Link, body []byte, large *Buffer) {
+	a.sent.Header = a.header
+	a.sent.Body = transport.Body{}
+	refs := int32(2)
+	switch {
+	case large != nil && len(large.bytes) > transport.CopyBytes:
+		large.refs.Add(1)
+		a.large = large
+		body = large.bytes
+	case large != nil:
+		body = large.bytes
+		fallthrough
+	default:
+		a.copied = append(a.copied[:0], body...)
+		body = a.copied
+	}
+	if len(body) > 0 {
+		refs++
+		a.sent.Body = transport.Body{Bytes: body, Releaser: a}
+	}
+	a.refs.Store(refs)
+	l.Call(&a.sent)
+}
+
+// Release implements transport.Releaser for the request's body.
+func (a *call) Release(uint64) {
+	if a.large != nil {
+		a.large.drop()
+		a.large = nil
+	}
+	a.drop()
+}
+
+// PlaceReply implements transport.Completer. It runs on a poller, so it does not wait for memory.
+func (a *call) PlaceReply(_ *transport.Call, _ []byte, n int) ([]byte, error) {
+	from := a.client.spare
+	if wire.Kind(a.header[0]) == wire.KindGet {
+		from = a.client.pool
+	}
+	b, err := from.alloc(n)
+	if err != nil {
+		return nil, &placeError{err}
+	}
+	a.reply.placed = b
+	return b.bytes, nil
+}
+
+// A placeError says that the peer answered and the answer did not fit here.
+type placeError struct{ error }
+
+func (e *placeError) Unwrap() error { return e.error }
+
+// Complete implements transport.Completer.
+func (a *call) Complete(_ *transport.Call, header, body []byte, err error) {
+	r := &a.reply
+	if err == nil {
+		err = r.parse(header)
+	}
+	if r.err = err; err == nil {
+		if r.body = body; r.placed == nil {
+			r.inline = append(r.inline[:0], body...)
+			r.body = r.inline
+		}
+	}
+	if err == nil && r.header.Kind != wire.Kind(a.header[0]) {
+		r.err = fmt.Errorf("%w: a reply of kind %d to a request of kind %d", errReply, r.header.Kind, a.header[0])
+	}
+	if a.slot {
+		a.slot = false
+		<-a.client.slots
+	}
+	a.done <- struct{}{}
+	a.drop()
+}
+
+// parse keeps nothing of header.
+func (r *reply) parse(header []byte) error {
+	h, err := wire.ParseHeader(header)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errReply, err)
+	}
+	if h.Flags&wire.FlagReply == 0 {
+		return fmt.Errorf("%w: a request came as a reply", errReply)
+	}
+	if r.ext, err = wire.ParseReplyExt(h.Ext); err != nil {
+		return fmt.Errorf("%w: %w", errReply, err)
+	}
+	r.header = h
+	r.header.Ext, r.header.Key = nil, nil
+	return nil
+}
+
+func (a *call) drop() {
+	if a.refs.Add(-1) != 0 {
+		return
+	}
+	select {
+	case <-a.done: // nobody waited
+	default:
+	}
+	if a.reply.placed != nil {
+		a.reply.placed.Release()
+	}
+	inline := a.reply.inline
+	if cap(inline) > keptInlineBytes {
+		inline = nil
+	}
+	a.reply = reply{inline: inline}
+	a.client.calls.Put(a)
+}
+
+// errReply is wrapped by what is wrong with a reply that arrived whole.
+var errReply = fmt.Errorf("client: malformed reply: %w", dramnode.ErrCorrupt)

@@ -1,0 +1,96 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"sync"
+
+	"github.com/dramnode/dramnode"
+	"github.com/dramnode/dramnode/control"
+	"github.com/dramnode/dramnode/ring"
+	"github.com/dramnode/dramnode/transport"
+	"github.com/dramnode/dramnode/wire"
+)
+
+// Info asks the node at addr about itself.
+func (c *Client) Info(ctx context.Context, addr string) (control.NodeInfo, error) {
+	var info control.NodeInfo
+	p, err := c.peers.dial(addr)
+	if err != nil {
+		return info, err
+	}
+	o := op{kind: wire.KindInfo, to: p, deadline: c.deadline(ctx)}
+	defer o.end(c)
+	if err := c.do(ctx, &o); err != nil {
+		return info, err
+	}
+	if err := json.Unmarshal(o.call.reply.body, &info); err != nil {
+		return info, fmt.Errorf("client: the description of %s: %w: %w", addr, dramnode.ErrCorrupt, err)
+	}
+	return info, nil
+}
+
+// A Node is one member of the cluster.
+type Node struct {
+	control.Member
+	Owned int              // partitions by the client's table
+	Info  control.NodeInfo // what the node says of itself
+	Err   error            // why it said nothing
+}
+
+// Nodes asks every member about itself. A node that does not answer is listed with its error.
+func (c *Client) Nodes(ctx context.Context) []Node {
+	t := c.Table()
+	owned := t.Owned()
+	nodes := make([]Node, len(t.Members))
+	var wg sync.WaitGroup
+	for i := range nodes {
+		nodes[i] = Node{Member: t.Members[i], Owned: owned[i]}
+		wg.Go(func() { nodes[i].Info, nodes[i].Err = c.Info(ctx, nodes[i].Addr) })
+	}
+	wg.Wait()
+	return nodes
+}
+
+// A Location says who has a key.
+type Location struct {
+	Partition ring.Partition
+	Row       control.Row
+	Owner     control.Member
+	MovesTo   *control.Member // nil when the partition is not on the move
+}
+
+// Locate looks a key up in the client's table. It asks nobody.
+func (c *Client) Locate(key []byte) (Location, error) {
+	if err := dramnode.CheckKey(key); err != nil {
+		return Location{}, err
+	}
+	v := c.view.Load()
+	l := Location{Partition: v.ring.Partition(key)}
+	l.Row = v.table.Rows[l.Partition]
+	l.Owner = v.table.Members[l.Row.Owner]
+	if l.Row.MoveTo != control.None {
+		to := v.table.Members[l.Row.MoveTo]
+		l.MovesTo = &to
+	}
+	return l, nil
+}
+
+// Refresh fetches the table anew from any node that is reached.
+func (c *Client) Refresh(ctx context.Context) error {
+	p := c.peers.other(nil)
+	if p == nil {
+		return c.nobody(nil)
+	}
+	return c.fetch(ctx, p, c.deadline(ctx))
+}
+
+// Links describes the links that are in use, by address.
+func (c *Client) Links() []transport.LinkInfo {
+	var infos []transport.LinkInfo
+	for _, p := range c.peers.all() {
+		infos = append(infos, p.link.Info())
+	}
+	return infos
+}

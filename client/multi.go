@@ -1,0 +1,136 @@
+package client
+
+import (
+	"context"
+	"errors"
+
+	"github.com/dramnode/dramnode"
+)
+
+// A GetResult is the outcome for one key of MultiGet.
+type GetResult struct {
+	Value
+	Err error
+}
+
+// MultiGet reads many keys at once. Result i is that of keys[i].
+func (c *Client) MultiGet(ctx context.Context, keys [][]byte, opts ...Option) []GetResult {
+	results := make([]GetResult, len(keys))
+	ops := make([]op, len(keys))
+	live := make([]int, 0, len(keys))
+	for i, key := range keys {
+		if results[i].Err = c.prepareGet(ctx, &ops[i], key, opts); results[i].Err == nil {
+			live = append(live, i)
+		}
+	}
+	c.doAll(ctx, ops, live, func(i int, err error) {
+		if results[i].Err = err; err == nil {
+			results[i].Value, results[i].Err = c.value(&ops[i])
+		}
+	})
+	return results
+}
+
+// An Item is one write of MultiPut.
+type Item struct {
+	Key, Value []byte
+	Options    []Option
+}
+
+// A PutResult is the outcome for one item of MultiPut.
+type PutResult struct {
+	Generation dramnode.Generation
+	Err        error
+}
+
+// MultiPut writes many values at once; each write is on its own. Result i is that of items[i].
+func (c *Client) MultiPut(ctx context.Context, items []Item) []PutResult {
+	results := make([]PutResult, len(items))
+	ops := make([]op, len(items))
+	live := make([]int, 0, len(items))
+	for i, it := range items {
+		if results[i].Err = c.preparePut(ctx, &ops[i], it.Key, it.Value, it.Options); results[i].Err == nil {
+			live = append(live, i)
+		}
+	}
+	c.doAll(ctx, ops, live, func(i int, err error) {
+		if results[i].Err = err; err == nil {
+			results[i].Generation = ops[i].call.reply.ext.Generation
+		}
+	})
+	return results
+}
+
+// doAll drives the ops of these indices in rounds: each round sends what is left, pipelined, and what
+// must be retried goes into the next. It calls done once for each index and ends the op.
+func (c *Client) doAll(ctx context.Context, ops []op, live []int, done func(i int, err error)) {
+	end := func(i int, err error) {
+		done(i, err)
+		ops[i].end(c)
+	}
+	for len(live) > 0 {
+		retry, leader, s := c.round(ctx, ops, live, end)
+		live = live[:0]
+		if len(retry) == 0 {
+			return
+		}
+		// One refresh or pause serves all.
+		err := c.again(ctx, &ops[leader], s)
+		for _, i := range retry {
+			if err != nil {
+				end(i, ops[i].err)
+				continue
+			}
+			if i != leader {
+				ops[i].endAttempt()
+				ops[i].try++
+			}
+			live = append(live, i)
+		}
+	}
+}
+
+// round sends one attempt of each op and collects them in the same order. It returns what is to be
+// sent again, and which of those, the leader, says best how to go on.
+func (c *Client) round(ctx context.Context, ops []op, live []int, end func(int, error)) (retry []int, leader int, s step) {
+	sent := live[:0:0] // started and not collected, oldest first
+	collect := func() {
+		i := sent[0]
+		sent = sent[1:]
+		switch next := c.await(ctx, &ops[i]); next {
+		case stepDone:
+			end(i, nil)
+		case stepFail:
+			end(i, ops[i].err)
+		default:
+			if len(retry) == 0 || next == stepRefresh {
+				leader, s = i, next
+			}
+			retry = append(retry, i)
+			ops[i].detach() // those that were not sent yet may need the memory
+		}
+	}
+	for _, i := range live {
+		for len(sent) >= cap(c.slots) {
+			collect()
+		}
+		err := c.attachNow(&ops[i])
+		for errors.Is(err, dramnode.ErrBusy) && len(sent) > 0 {
+			collect() // our own earlier writes may hold the memory
+			err = c.attachNow(&ops[i])
+		}
+		if errors.Is(err, dramnode.ErrBusy) {
+			err = c.attach(ctx, &ops[i])
+		}
+		if err != nil {
+			end(i, err)
+			continue
+		}
+		c.start(&ops[i])
+		sent = append(sent, i)
+	}
+	for len(sent) > 0 {
+		collect()
+	}
+	return retry, leader, s
+}

@@ -1,0 +1,229 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"time"
+
+	"github.com/dramnode/dramnode"
+	"github.com/dramnode/dramnode/wire"
+)
+
+// An op is one operation with all its attempts. Its owner is the goroutine that drives it:
+//
+//	start, await, and then either end or, after a stepRetry or stepRefresh, again and start ...
+type op struct {
+	kind     wire.Kind
+	flags    uint16
+	key      []byte
+	ext      [wire.WriteExtBytes]byte
+	extBytes int
+	crc      uint32
+	body     []byte  // short
+	large    *Buffer // the op's reference
+	to       *peer   // nil: the owner of key
+	deadline time.Time
+	counter  uint64 // of a write
+	slot     bool   // the next attempt frees one of Client.slots
+
+	call *call // the current attempt, with its reply after await
+	sent route
+	view *view // at the time of the attempt
+	try  int
+	err  error
+}
+
+func (o *op) write() bool { return o.counter != 0 }
+
+// asWrite gives o its idempotency id, the same for all attempts.
+func (c *Client) asWrite(o *op, e wire.WriteExt) {
+	e.Client = c.id
+	e.Counter, e.FirstUnacked = c.acks.begin()
+	o.counter = e.Counter
+	o.extBytes = len(wire.AppendWriteExt(o.ext[:0], e))
+}
+
+// start sends one attempt and does not wait.
+func (c *Client) start(o *op) {
+	o.call = nil
+	o.view = c.view.Load()
+	o.sent = route{to: o.to}
+	if o.to == nil {
+		if o.sent, o.err = c.route(o.view, o.key); o.err != nil {
+			return
+		}
+	}
+	a := c.newCall()
+	h := wire.Header{
+		Kind:         o.kind,
+		Flags:        o.flags,
+		Epoch:        o.sent.epoch,
+		BudgetMicros: budget(time.Until(o.deadline)),
+		CRC:          o.crc,
+		Ext:          o.ext[:o.extBytes],
+		Key:          o.key,
+	}
+	if o.view != nil {
+		h.TableVersion = o.view.table.Version
+	}
+	if h.Epoch != 0 {
+		h.Flags |= wire.FlagFence
+	}
+	a.header = wire.AppendHeader(a.header[:0], &h)
+	a.sent.Deadline = o.deadline
+	a.slot, o.slot = o.slot, false
+	o.call = a
+	a.send(o.sent.to.link, o.body, o.large)
+}
+
+// budget crosses the wire as a duration, since clocks differ. 0 would mean no limit.
+func budget(left time.Duration) uint32 {
+	return uint32(min(max(1, left.Microseconds()), math.MaxUint32))
+}
+
+// await waits for the attempt. After stepFail o.err is the error for the caller.
+func (c *Client) await(ctx context.Context, o *op) step {
+	a := o.call
+	if a == nil { // it could not be sent
+		return stepRetry
+	}
+	select {
+	case <-a.done:
+	default:
+		select {
+		case <-a.done:
+		case <-ctx.Done():
+			return o.abandon(context.Cause(ctx))
+		}
+	}
+	r := &a.reply
+	newer, lost := false, false
+	if r.err != nil {
+		lost = !errors.As(r.err, new(*placeError))
+		o.sent.to.trusted.Store(!lost)
+	} else if o.view != nil {
+		newer = r.header.TableVersion > o.view.table.Version
+		if r.header.Status == wire.StatusNotOwner && !newer {
+			newer = !o.sent.to.isMember(o.view.table)
+		}
+	}
+	s := decide(o.write(), r.err, r.header.Status, newer)
+	if s != stepDone {
+		o.err = failure(o.write(), r)
+	}
+	if o.view != nil && o.kind != wire.KindTable && s != stepRefresh && (newer || lost) {
+		c.noteStale()
+	}
+	return s
+}
+
+// abandon leaves the attempt to the network, which recycles it.
+func (o *op) abandon(cause error) step {
+	if o.write() {
+		o.err = fmt.Errorf("client: %w: %w", dramnode.ErrUnknownOutcome, cause)
+	} else {
+		o.err = fmt.Errorf("client: %w: %w", dramnode.ErrUnavailable, cause)
+	}
+	return stepFail
+}
+
+// endAttempt lets go of the attempt and of its reply.
+func (o *op) endAttempt() {
+	if o.call != nil {
+		o.call.drop()
+		o.call = nil
+	}
+}
+
+// end lets go of everything.
+func (o *op) end(c *Client) {
+	o.endAttempt()
+	o.detach()
+	if o.counter != 0 {
+		c.acks.end(o.counter)
+		o.counter = 0
+	}
+}
+
+// detach lets go of the memory for a long body.
+func (o *op) detach() {
+	if o.large != nil {
+		o.large.drop()
+		o.large = nil
+	}
+}
+
+// again prepares the attempt after s. Its error, which is also o.err, says why there is none.
+func (c *Client) again(ctx context.Context, o *op, s step) error {
+	o.endAttempt()
+	try := o.try
+	o.try++
+	if s == stepRefresh && c.refresh(ctx, o.sent.to, o.view, o.deadline) == nil && c.view.Load() != o.view {
+		return nil
+	}
+	if err := c.pause(ctx, backoff(try), o.deadline); err != nil {
+		o.err = fmt.Errorf("%w (attempt %d was the last: %w)", o.err, o.try, err)
+		return o.err
+	}
+	return nil
+}
+
+const (
+	pauseMin = 2 * time.Millisecond
+	pauseMax = 100 * time.Millisecond
+)
+
+// backoff is the pause after the attempt with this number, counted from 0.
+func backoff(try int) time.Duration {
+	pause := min(pauseMin<<min(try, 16), pauseMax)
+	return pause/2 + rand.N(pause/2)
+}
+
+// pause waits, or says why there is no time to.
+func (c *Client) pause(ctx context.Context, d time.Duration, deadline time.Time) error {
+	if err := c.closedErr(); err != nil {
+		return err
+	}
+	if time.Until(deadline) <= d {
+		return context.DeadlineExceeded
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-c.ended:
+		return c.closedErr()
+	}
+}
+
+// do drives o until its reply is in o.call.reply or it has failed. The caller ends o.
+func (c *Client) do(ctx context.Context, o *op) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("client: %w: %w", dramnode.ErrUnavailable, context.Cause(ctx))
+	}
+	c.start(o)
+	return c.finish(ctx, o)
+}
+
+// finish is do for an op whose first attempt was started.
+func (c *Client) finish(ctx context.Context, o *op) error {
+	for {
+		switch s := c.await(ctx, o); s {
+		case stepDone:
+			return nil
+		case stepFail:
+			return o.err
+		default:
+			if err := c.again(ctx, o, s); err != nil {
+				return err
+			}
+		}
+		c.start(o)
+	}
+}

@@ -1,0 +1,155 @@
+package client
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/dramnode/dramnode"
+	"github.com/dramnode/dramnode/control"
+	"github.com/dramnode/dramnode/ring"
+	"github.com/dramnode/dramnode/transport"
+)
+
+// A peer is a node that the client has a link to.
+type peer struct {
+	addr string
+	link transport.Link
+
+	// trusted spares the question whether the link is open; the first failure ends it.
+	trusted atomic.Bool
+}
+
+func (p *peer) usable() bool {
+	if p.trusted.Load() {
+		return true
+	}
+	open := p.link.Info().State == transport.LinkOpen
+	if open {
+		p.trusted.Store(true)
+	}
+	return open
+}
+
+// refusal is an ErrNotAuthorised when the node refused us.
+func (p *peer) refusal() error {
+	info := p.link.Info()
+	if info.State != transport.LinkRefused {
+		return nil
+	}
+	return fmt.Errorf("client: %w: %s refuses this client (cluster name, key or version): %w", dramnode.ErrNotAuthorised, p.addr, info.Err)
+}
+
+// peers holds the links: to the seeds, and to those members that were needed so far.
+type peers struct {
+	network transport.Network
+	seeds   map[string]bool // written before the first table only
+
+	mu     sync.Mutex
+	byAddr map[string]*peer
+}
+
+func newPeers(n transport.Network) *peers {
+	return &peers{network: n, seeds: map[string]bool{}, byAddr: map[string]*peer{}}
+}
+
+func (s *peers) seed(addr string) (*peer, error) {
+	s.seeds[addr] = true
+	return s.dial(addr)
+}
+
+func (s *peers) dial(addr string) (*peer, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p := s.byAddr[addr]; p != nil {
+		return p, nil
+	}
+	link, err := s.network.Dial(addr)
+	if err != nil {
+		return nil, fmt.Errorf("client: %w", err)
+	}
+	p := &peer{addr: addr, link: link}
+	s.byAddr[addr] = p
+	return p, nil
+}
+
+// all returns the peers in the order of their addresses.
+func (s *peers) all() []*peer {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := make([]*peer, 0, len(s.byAddr))
+	for _, addr := range slices.Sorted(maps.Keys(s.byAddr)) {
+		list = append(list, s.byAddr[addr])
+	}
+	return list
+}
+
+// other returns some usable peer but not, or nil.
+func (s *peers) other(not *peer) *peer {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range s.byAddr {
+		if p != not && p.usable() {
+			return p
+		}
+	}
+	return nil
+}
+
+// prune closes the links to all but the seeds and the members of t. A link with calls under way stays
+// until the next table.
+func (s *peers) prune(t *control.Table) {
+	member := make(map[string]bool, len(t.Members))
+	for i := range t.Members {
+		member[t.Members[i].Addr] = true
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for addr, p := range s.byAddr {
+		if !member[addr] && !s.seeds[addr] && p.link.Info().Pending == 0 {
+			p.link.Close()
+			delete(s.byAddr, addr)
+		}
+	}
+}
+
+// A view is one table with what the client needs beside it. It is replaced whole.
+type view struct {
+	table   *control.Table
+	ring    *ring.Map
+	members []atomic.Pointer[peer] // by index in table.Members; filled on first use
+}
+
+func (c *Client) member(v *view, i uint16) (*peer, error) {
+	if p := v.members[i].Load(); p != nil {
+		return p, nil
+	}
+	p, err := c.peers.dial(v.table.Members[i].Addr)
+	if err != nil {
+		return nil, fmt.Errorf("%w: member %s of the table: %w", dramnode.ErrUnavailable, v.table.Members[i].Name, err)
+	}
+	v.members[i].Store(p)
+	return p, nil
+}
+
+// A route is where a request goes.
+type route struct {
+	to    *peer
+	epoch uint32 // the fence; 0 when to is not known to be the owner and forwards
+}
+
+// route prefers the owner. When its link is not open, any node that is reached will forward; when none
+// is, the request waits at the owner's link.
+func (c *Client) route(v *view, key []byte) (route, error) {
+	row := &v.table.Rows[v.ring.Partition(key)]
+	owner, err := c.member(v, row.Owner)
+	if err == nil && owner.usable() {
+		return route{owner, row.Epoch}, nil
+	}
+	if p := c.peers.other(owner); p != nil {
+		return route{to: p}, nil
+	}
+	return route{owner, row.Epoch}, err
+}

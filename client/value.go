@@ -1,0 +1,246 @@
+package client
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/dramnode/dramnode"
+	"github.com/dramnode/dramnode/transport"
+	"github.com/dramnode/dramnode/wire"
+)
+
+// Meta is what there is to know of a value beside its bytes.
+type Meta struct {
+	Generation dramnode.Generation
+	Size       int64         // bytes of the whole value
+	TTL        time.Duration // remaining life; 0: for ever
+}
+
+// A Value is what Get returns. Bytes are the caller's.
+type Value struct {
+	Bytes []byte
+	Meta
+}
+
+// Get reads a value, or the part of it that Range or Suffix says. A missing key is dramnode.ErrNotFound.
+func (c *Client) Get(ctx context.Context, key []byte, opts ...Option) (Value, error) {
+	var o op
+	if err := c.prepareGet(ctx, &o, key, opts); err != nil {
+		return Value{}, err
+	}
+	defer o.end(c)
+	if err := c.do(ctx, &o); err != nil {
+		return Value{}, err
+	}
+	return c.value(&o)
+}
+
+// GetInto reads into dst: Value.Bytes is the part of dst that was filled. When dst is too short the
+// error is dramnode.ErrOutOfRange, and Value.Size tells how long it must be.
+func (c *Client) GetInto(ctx context.Context, key, dst []byte, opts ...Option) (Value, error) {
+	var o op
+	if err := c.prepareGet(ctx, &o, key, opts); err != nil {
+		return Value{}, err
+	}
+	defer o.end(c)
+	if err := c.do(ctx, &o); err != nil {
+		return Value{}, err
+	}
+	r := &o.call.reply
+	v := Value{Meta: r.meta()}
+	if len(r.body) > len(dst) {
+		return v, fmt.Errorf("client: %w: %d bytes do not fit the caller's %d", dramnode.ErrOutOfRange, len(r.body), len(dst))
+	}
+	if err := c.verify(r); err != nil {
+		return v, err
+	}
+	v.Bytes = dst[:copy(dst, r.body)]
+	return v, nil
+}
+
+// GetBuffer reads without a copy: the network wrote a long value straight into the buffer. The caller
+// releases it.
+func (c *Client) GetBuffer(ctx context.Context, key []byte, opts ...Option) (*Buffer, Meta, error) {
+	var o op
+	if err := c.prepareGet(ctx, &o, key, opts); err != nil {
+		return nil, Meta{}, err
+	}
+	defer o.end(c)
+	if err := c.do(ctx, &o); err != nil {
+		return nil, Meta{}, err
+	}
+	r := &o.call.reply
+	if err := c.verify(r); err != nil {
+		return nil, r.meta(), err
+	}
+	b := r.placed
+	if r.placed = nil; b == nil {
+		b = heapBuffer(append([]byte(nil), r.body...))
+	}
+	return b, r.meta(), nil
+}
+
+// Stat returns what there is to know of a value without reading it.
+func (c *Client) Stat(ctx context.Context, key []byte) (Meta, error) {
+	var o op
+	if err := c.prepareGet(ctx, &o, key, []Option{Range(0, 0)}); err != nil {
+		return Meta{}, err
+	}
+	defer o.end(c)
+	if err := c.do(ctx, &o); err != nil {
+		return Meta{}, err
+	}
+	return o.call.reply.meta(), nil
+}
+
+func (c *Client) prepareGet(ctx context.Context, o *op, key []byte, opts []Option) error {
+	if err := dramnode.CheckKey(key); err != nil {
+		return err
+	}
+	o.kind, o.key, o.deadline = wire.KindGet, key, c.deadline(ctx)
+	return o.asRead(opts)
+}
+
+// value copies the reply of a get.
+func (c *Client) value(o *op) (Value, error) {
+	r := &o.call.reply
+	if err := c.verify(r); err != nil {
+		return Value{Meta: r.meta()}, err
+	}
+	bytes := make([]byte, len(r.body))
+	copy(bytes, r.body)
+	return Value{Bytes: bytes, Meta: r.meta()}, nil
+}
+
+func (r *reply) meta() Meta {
+	return Meta{Generation: r.ext.Generation, Size: int64(r.ext.Size), TTL: ttl(r.ext.TTLMillis)}
+}
+
+// verify compares the checksum when the whole value is here.
+func (c *Client) verify(r *reply) error {
+	if c.cfg.NoVerify || uint64(len(r.body)) != r.ext.Size {
+		return nil
+	}
+	if sum := wire.Checksum(r.body); sum != r.header.CRC {
+		return fmt.Errorf("client: %w: the value's is %#x, want %#x", dramnode.ErrCorrupt, sum, r.header.CRC)
+	}
+	return nil
+}
+
+// Put writes a value and returns its generation. It keeps neither key nor value.
+func (c *Client) Put(ctx context.Context, key, value []byte, opts ...Option) (dramnode.Generation, error) {
+	var o op
+	if err := c.preparePut(ctx, &o, key, value, opts); err != nil {
+		return 0, err
+	}
+	return c.doWrite(ctx, &o)
+}
+
+// NewBuffer returns a buffer of n bytes of any content, to be filled and given to PutBuffer or
+// released. It waits for memory.
+func (c *Client) NewBuffer(ctx context.Context, n int) (*Buffer, error) {
+	if n < 0 {
+		return nil, fmt.Errorf("client: %w: a buffer of %d bytes", dramnode.ErrInvalid, n)
+	}
+	if n <= transport.CopyBytes {
+		return heapBuffer(make([]byte, n)), nil
+	}
+	return c.pool.wait(ctx, n, c.deadline(ctx))
+}
+
+// PutBuffer is Put without a copy. The buffer is given away, whatever the outcome: the network may
+// read it after PutBuffer returned.
+func (c *Client) PutBuffer(ctx context.Context, key []byte, b *Buffer, opts ...Option) (dramnode.Generation, error) {
+	if !b.give() {
+		return 0, fmt.Errorf("client: %w: the buffer was released or put before", dramnode.ErrInvalid)
+	}
+	o := op{large: b}
+	if err := c.preparePut(ctx, &o, key, b.bytes, opts); err != nil {
+		b.drop()
+		return 0, err
+	}
+	return c.doWrite(ctx, &o)
+}
+
+// preparePut makes o a put and changes nothing else before it has succeeded.
+func (c *Client) preparePut(ctx context.Context, o *op, key, value []byte, opts []Option) error {
+	if err := dramnode.CheckKey(key); err != nil {
+		return err
+	}
+	if limit := int(c.Table().MaxValue); len(value) > limit {
+		return fmt.Errorf("%w: %d bytes, the cluster's limit is %d", dramnode.ErrTooLarge, len(value), limit)
+	}
+	flags, ext, err := writeExt(wire.KindPut, opts)
+	if err != nil {
+		return err
+	}
+	o.kind, o.flags, o.key, o.deadline = wire.KindPut, flags, key, c.deadline(ctx)
+	o.body, o.crc = value, wire.Checksum(value)
+	c.asWrite(o, ext)
+	return nil
+}
+
+// attach copies a long body to memory that the network may read. It waits for such memory.
+func (c *Client) attach(ctx context.Context, o *op) error {
+	return o.attach(func(n int) (*Buffer, error) { return c.pool.wait(ctx, n, o.deadline) })
+}
+
+// attachNow is attach that does not wait: it fails with dramnode.ErrBusy.
+func (c *Client) attachNow(o *op) error { return o.attach(c.pool.alloc) }
+
+func (o *op) attach(alloc func(bytes int) (*Buffer, error)) error {
+	if o.large != nil || len(o.body) <= transport.CopyBytes {
+		return nil
+	}
+	b, err := alloc(len(o.body))
+	if err != nil {
+		return err
+	}
+	copy(b.bytes, o.body)
+	o.large = b
+	return nil
+}
+
+func (c *Client) doWrite(ctx context.Context, o *op) (dramnode.Generation, error) {
+	defer o.end(c)
+	if err := c.attach(ctx, o); err != nil {
+		return 0, err
+	}
+	if err := c.do(ctx, o); err != nil {
+		return 0, err
+	}
+	return o.call.reply.ext.Generation, nil
+}
+
+// Delete removes a value. Without a condition, deleting what is not there succeeds.
+func (c *Client) Delete(ctx context.Context, key []byte, opts ...Option) error {
+	flags, ext, err := writeExt(wire.KindDelete, opts)
+	if err != nil {
+		return err
+	}
+	_, err = c.change(ctx, wire.KindDelete, key, flags, ext)
+	return err
+}
+
+// Touch gives a value a new life time, 0 for ever, and returns its new generation.
+func (c *Client) Touch(ctx context.Context, key []byte, life time.Duration, opts ...Option) (dramnode.Generation, error) {
+	flags, ext, err := writeExt(wire.KindTouch, opts)
+	if err != nil {
+		return 0, err
+	}
+	if life < 0 {
+		return 0, fmt.Errorf("client: %w: a TTL of %v", dramnode.ErrInvalid, life)
+	}
+	ext.TTLMillis = millis(life)
+	return c.change(ctx, wire.KindTouch, key, flags, ext)
+}
+
+func (c *Client) change(ctx context.Context, kind wire.Kind, key []byte, flags uint16, ext wire.WriteExt) (dramnode.Generation, error) {
+	if err := dramnode.CheckKey(key); err != nil {
+		return 0, err
+	}
+	o := op{kind: kind, flags: flags, key: key, deadline: c.deadline(ctx)}
+	c.asWrite(&o, ext)
+	return c.doWrite(ctx, &o)
+}

@@ -1,0 +1,67 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+
+	"github.com/rs/zerolog"
+
+	"github.com/dramnode/dramnode"
+	"github.com/dramnode/dramnode/client"
+	"github.com/dramnode/dramnode/config"
+	"github.com/dramnode/dramnode/transport"
+	"github.com/dramnode/dramnode/ucxnet"
+)
+
+// with opens a client as the settings say, calls do, and closes the client.
+func (a *app) with(ctx context.Context, do func(c *client.Client) error) (err error) {
+	c, err := a.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if closeErr := c.Close(); err == nil {
+			err = closeErr
+		}
+	}()
+	return do(c)
+}
+
+func (a *app) open(ctx context.Context) (*client.Client, error) {
+	if a.timeout <= 0 {
+		return nil, fmt.Errorf("%w: --timeout %v, want more than 0", dramnode.ErrInvalid, a.timeout)
+	}
+	for _, addr := range a.addrs {
+		if err := config.CheckDial("addr", addr); err != nil {
+			return nil, err
+		}
+	}
+	key, err := config.ReadKey(a.keyFile)
+	if err != nil {
+		return nil, err
+	}
+	shm, err := ucxnet.ParseShmMode(a.shm)
+	if err != nil {
+		return nil, err
+	}
+	network, err := ucxnet.New(ucxnet.Config{
+		Identity: transport.Identity{Role: transport.RoleClient, Name: clientName(), Incarnation: rand.Uint64() | 1, Cluster: a.clusterName, Key: key},
+		Shm:      shm, Build: version, Log: zerolog.Nop(),
+		Limits: ucxnet.Limits{MaxBodyBytes: maxInputBytes + bodySlack}, // the cluster's own limit is not known yet
+	})
+	if err != nil {
+		return nil, err
+	}
+	return client.Open(ctx, client.Config{Network: network, Addrs: a.addrs, Timeout: a.timeout})
+}
+
+// clientName is what nodes show of this process.
+func clientName() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "?"
+	}
+	return fmt.Sprintf("dramnode@%.64s:%d", host, os.Getpid())
+}

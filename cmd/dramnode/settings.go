@@ -1,0 +1,86 @@
+package main
+
+import (
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/dramnode/dramnode"
+	"github.com/dramnode/dramnode/config"
+	"github.com/dramnode/dramnode/ring"
+)
+
+// Default ports; a node's gossip and HTTP listen on the two after its UCX port.
+const (
+	defaultListen     = "127.0.0.1:12345"
+	defaultGossipPort = 12346
+	gossipStep        = 1
+	httpStep          = 2
+)
+
+// settings are what every sub-command has: each is a flag, a DRAMNODE_ variable and a key of the file.
+type settings struct {
+	addrs       []string
+	clusterName string
+	keyFile     string
+	timeout     time.Duration
+	json        bool
+	shm         string
+}
+
+func (s *settings) flags() *pflag.FlagSet {
+	f := pflag.NewFlagSet("global", pflag.ContinueOnError)
+	f.SortFlags = false
+	f.StringSliceVar(&s.addrs, "addr", []string{defaultListen}, "nodes to ask, `host:port,...`")
+	f.StringVar(&s.clusterName, "cluster-name", "default", "name of the cluster; nodes of another one refuse us")
+	f.StringVar(&s.keyFile, "cluster-key-file", "", "`file` with the secret that all nodes and clients of the cluster share")
+	f.DurationVar(&s.timeout, "timeout", 10*time.Second, "limit for each operation")
+	f.BoolVar(&s.json, "json", false, "print JSON, errors too")
+	f.StringVar(&s.shm, "shm", "off", "shared memory to processes of this host: off, on or auto")
+	return f
+}
+
+// serveSettings are those of a node.
+type serveSettings struct {
+	name         string
+	listen       string
+	gossip       string
+	http         string
+	advertise    string
+	join         []string
+	zone         string
+	memory       config.Bytes
+	maxValue     config.Bytes
+	partitions   int
+	routing      string
+	splits       []string
+	rules        []string
+	drainTimeout time.Duration
+	insecure     bool
+	logLevel     string
+	logFormat    string
+}
+
+func (s *serveSettings) flags() *pflag.FlagSet {
+	f := pflag.NewFlagSet("serve", pflag.ContinueOnError)
+	f.SortFlags = false
+	s.memory, s.maxValue = 1<<30, dramnode.DefaultMaxValueBytes
+	f.StringVar(&s.name, "name", "", "stable name of this node (default: the advertised address)")
+	f.StringVar(&s.listen, "listen", defaultListen, "UCX `IP:port`")
+	f.StringVar(&s.gossip, "gossip", "", "gossip `IP:port` (default: the listen port + 1)")
+	f.StringVar(&s.http, "http", "", "health, readiness and info `IP:port` (default: the listen port + 2)")
+	f.StringVar(&s.advertise, "advertise", "", "`host:port` that others dial (default: --listen; needed with 0.0.0.0)")
+	f.StringSliceVar(&s.join, "join", nil, "gossip addresses of other nodes, `host[:port],...` (port 12346)")
+	f.StringVar(&s.zone, "zone", "", "rack or failure zone of this node")
+	f.Var(&s.memory, "memory", "limit for keys and values, such as 512MiB, 2GB or 16g")
+	f.Var(&s.maxValue, "max-value", "longest value")
+	f.IntVar(&s.partitions, "partitions", ring.DefaultPartitions, "hash partitions; equal on all nodes, fixed for a cluster's life")
+	f.StringVar(&s.routing, "routing", ring.Hash.String(), "how keys find partitions: hash, range or explicit")
+	f.StringSliceVar(&s.splits, "split", nil, "with --routing range: first `key` of each partition but the first, ascending")
+	f.StringSliceVar(&s.rules, "rule", nil, "with --routing explicit: `PREFIX=NODE`, node that holds the keys with this prefix")
+	f.DurationVar(&s.drainTimeout, "drain-timeout", time.Minute, "limit for handing partitions over at SIGTERM")
+	f.BoolVar(&s.insecure, "insecure", false, "allow listening beyond loopback without a cluster key")
+	f.StringVar(&s.logLevel, "log-level", "info", "debug, info, warn or error")
+	f.StringVar(&s.logFormat, "log-format", "", "console or json (default: console on a terminal)")
+	return f
+}
