@@ -41,6 +41,7 @@ var mayImport = map[string][]string{
 	"client":   {".", "ring", "wire", "transport", "router", "control", "internal"},
 	"node":     {".", "ring", "wire", "transport", "router", "replica", "control", "gossip", "storage", "internal"},
 	"gateway":  {".", "client", "internal"},
+	"load":     {".", "client", "transport", "internal"},
 	"cmd":      {anything},
 	"examples": {anything},
 	"test":     {anything},

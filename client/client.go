@@ -29,6 +29,10 @@ type Config struct {
 	MemoryBytes int           // address space for bodies beyond transport.CopyBytes; default 256 MiB
 	Outstanding int           // requests that futures, and each multi operation, have under way at once; default 1024
 	NoVerify    bool          // do not compare the checksum of whole values that were read
+
+	// Via is the address of a node that gets every read and write of a key, as if the client did not know
+	// the owners; "" for none. It is for measuring what forwarding costs.
+	Via string
 }
 
 func (c Config) withDefaults() Config {
@@ -76,6 +80,7 @@ type Client struct {
 	pool  *pool  // for values
 	spare *pool  // for everything else, so that values in memory never keep a table out
 	peers *peers
+	via   *peer     // nil: owners are asked
 	calls sync.Pool // of *call
 	acks  acks
 	slots chan struct{} // one token per operation of a future or multi operation under way
@@ -171,6 +176,13 @@ func (c *Client) firstTable(ctx context.Context) error {
 		if _, err := c.peers.seed(addr); err != nil {
 			return err
 		}
+	}
+	if c.cfg.Via != "" {
+		via, err := c.peers.seed(c.cfg.Via)
+		if err != nil {
+			return err
+		}
+		c.via = via // before the first request of a key, which needs a table
 	}
 	deadline := c.deadline(ctx)
 	var last error

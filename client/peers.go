@@ -143,6 +143,9 @@ type route struct {
 // route prefers the owner. When its link is not open, any node that is reached will forward; when none
 // is, the request waits at the owner's link.
 func (c *Client) route(v *view, key []byte) (route, error) {
+	if c.via != nil {
+		return route{to: c.via}, nil
+	}
 	row := &v.table.Rows[v.ring.Partition(key)]
 	owner, err := c.member(v, row.Owner)
 	if err == nil && owner.usable() {

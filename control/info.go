@@ -15,6 +15,7 @@ type NodeInfo struct {
 	Leaving       bool              `json:"leaving"`
 	Quorate       bool              `json:"quorate"`
 	UptimeSeconds float64           `json:"uptime_seconds"`
+	CPUSeconds    float64           `json:"cpu_seconds"` // of the whole process, user and system
 	Memory        MemoryInfo        `json:"memory"`
 	Entries       int               `json:"entries"`
 	ValueBytes    int64             `json:"value_bytes"`

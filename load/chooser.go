@@ -89,7 +89,7 @@ func (z *zipf) rank(random *rand.Rand, n int) int {
 	switch uz := u * z.zeta; {
 	case uz < 1:
 		return 0
-	case uz < zetaTwo:
+	case uz < zetaTwo || n <= 2:
 		return min(1, n-1)
 	}
 	// Rounding may reach n itself.

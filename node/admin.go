@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/dramnode/dramnode/control"
+	"github.com/dramnode/dramnode/internal/cputime"
 	"github.com/dramnode/dramnode/transport"
 )
 
@@ -119,9 +120,9 @@ func (n *Node) Info() control.NodeInfo {
 		Name: n.self.Name, Incarnation: hex(n.self.Incarnation), Addr: n.self.Addr, Zone: n.self.Zone,
 		Version: n.cfg.Version, ClusterName: n.cfg.ClusterName,
 		Ready: n.unready() == "", Leaving: n.leaving.Load(), Quorate: n.plane.Quorate(),
-		UptimeSeconds: time.Since(n.started).Seconds(),
-		Memory:        control.MemoryInfo{Limit: stats.TotalBytes, Used: stats.UsedBytes, Leased: stats.LeasedBytes, Reserved: stats.ReservedBytes},
-		Entries:       stats.Entries, ValueBytes: stats.ValueBytes, Partitions: n.owned(),
+		UptimeSeconds: time.Since(n.started).Seconds(), CPUSeconds: cputime.Process().Seconds(),
+		Memory:  control.MemoryInfo{Limit: stats.TotalBytes, Used: stats.UsedBytes, Leased: stats.LeasedBytes, Reserved: stats.ReservedBytes},
+		Entries: stats.Entries, ValueBytes: stats.ValueBytes, Partitions: n.owned(),
 		Conflicts: n.plane.Conflicts() + uint64(len(n.gossip.Conflicts())), Forwarded: n.forwarded.Load(), Parked: n.parkedCount.Load(),
 		Counters: n.counters.snapshot(), Events: n.plane.Events(),
 	}

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -27,6 +28,29 @@ type cluster struct {
 	nodes map[string]*running
 
 	changes []func(*Config) // to the settings of every node
+	log     *testLog
+}
+
+// A testLog writes to a test's log while the test runs. Timers of memberlist outlive its shutdown, and
+// what they say then is of no interest.
+type testLog struct {
+	mu sync.Mutex
+	t  *testing.T // nil once the test has ended
+}
+
+func (l *testLog) Write(line []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.t != nil {
+		l.t.Logf("%s", bytes.TrimSpace(line))
+	}
+	return len(line), nil
+}
+
+func (l *testLog) end() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.t = nil
 }
 
 type running struct {
@@ -46,7 +70,8 @@ func newCluster(t *testing.T, seed uint64, names ...string) *cluster {
 
 func newClusterWith(t *testing.T, seed uint64, change func(*Config), names ...string) *cluster {
 	t.Helper()
-	c := &cluster{t: t, world: memnet.New(seed), nodes: map[string]*running{}}
+	c := &cluster{t: t, world: memnet.New(seed), nodes: map[string]*running{}, log: &testLog{t: t}}
+	t.Cleanup(c.log.end) // after every node's own clean-up
 	if change != nil {
 		c.changes = append(c.changes, change)
 	}
@@ -76,7 +101,7 @@ func (c *cluster) start(name, gossip string, changes ...func(*Config)) *running 
 	cfg := Config{
 		Name: name, Listen: name + ":1", Gossip: gossip, HTTP: "127.0.0.1:0", ClusterName: "test", Join: c.seeds,
 		MemoryBytes: 24 << 20, MaxValueBytes: 8 << 20, Settings: ring.Config{Partitions: 61}, Verify: true,
-		DrainTimeout: 20 * time.Second, Log: zerolog.New(zerolog.NewTestWriter(c.t)).Level(zerolog.InfoLevel),
+		DrainTimeout: 20 * time.Second, Log: zerolog.New(c.log).Level(zerolog.InfoLevel),
 		Open: func(id transport.Identity, h transport.Handler, e transport.Events) (transport.Network, error) {
 			network, err := c.world.Network(memnet.Config{Identity: id, Addr: name + ":1", Handler: h, Events: e})
 			r.network = network

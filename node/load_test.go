@@ -31,7 +31,13 @@ func (c *caller) through(p *pool, random *rand.Rand, h wire.Header, body []byte)
 	for {
 		names := *p.names.Load()
 		r := c.once(names[random.IntN(len(names))], h, body)
-		if err := r.failure(); !errors.Is(err, dramnode.ErrUnavailable) || errors.Is(err, dramnode.ErrUnknownOutcome) || time.Now().After(deadline) {
+		err, again := r.failure(), false
+		if errors.Is(err, dramnode.ErrUnknownOutcome) {
+			again = h.Kind == wire.KindGet // reads may always be repeated
+		} else {
+			again = errors.Is(err, dramnode.ErrUnavailable)
+		}
+		if !again || time.Now().After(deadline) {
 			return r, err
 		}
 	}
@@ -64,6 +70,21 @@ type written struct {
 	doubtful   []int
 }
 
+// differs says how the answer to a get contradicts what was written, "" when it does not.
+func (w written) differs(key string, r reply, err error) string {
+	if w.sequence == 0 && errors.Is(err, dramnode.ErrNotFound) {
+		return "" // no write of it was acknowledged
+	}
+	ok := err == nil && r.ext.Generation == w.generation && bytes.Equal(r.body, sequenced(key, w.sequence))
+	for _, s := range w.doubtful {
+		ok = ok || err == nil && r.ext.Generation > w.generation && bytes.Equal(r.body, sequenced(key, s))
+	}
+	if ok {
+		return ""
+	}
+	return fmt.Sprintf("%s: %.30q of generation %d, %v; want %+v", key, r.body, r.ext.Generation, err, w)
+}
+
 func sequenced(key string, sequence int) []byte {
 	return value(fmt.Sprintf("%s@%d", key, sequence), 20+sequence*997%6000)
 }
@@ -85,10 +106,15 @@ func (l *load) write(user *caller, w int, random *rand.Rand) {
 			return
 		default:
 		}
-		key := fmt.Sprintf("load-%d-%d", w, random.IntN(60))
+		key := fmt.Sprintf("load-%d-%d", w, random.IntN(15))
+		r, err := user.through(l.nodes, random, wire.Header{Kind: wire.KindGet, Key: []byte(key)}, nil)
+		if wrong := l.wrote[w][key].differs(key, r, err); wrong != "" {
+			l.c.t.Errorf("before write %d: %s", sequence, wrong)
+			return
+		}
 		body := sequenced(key, sequence)
 		h := wire.Header{Kind: wire.KindPut, Key: []byte(key), CRC: wire.Checksum(body), Ext: wire.AppendWriteExt(nil, wire.WriteExt{Client: uint64(w), Counter: uint64(sequence)})}
-		r, err := user.through(l.nodes, random, h, body)
+		r, err = user.through(l.nodes, random, h, body)
 		last := l.wrote[w][key]
 		switch {
 		case errors.Is(err, dramnode.ErrUnknownOutcome):
@@ -115,15 +141,8 @@ func (l *load) stop(through string) {
 	for _, keys := range l.wrote {
 		for key, last := range keys {
 			r, err := user.do(through, wire.Header{Kind: wire.KindGet, Key: []byte(key)}, nil)
-			ok := err == nil && r.ext.Generation == last.generation && bytes.Equal(r.body, sequenced(key, last.sequence))
-			for _, s := range last.doubtful {
-				ok = ok || err == nil && r.ext.Generation > last.generation && bytes.Equal(r.body, sequenced(key, s))
-			}
-			if last.sequence == 0 && errors.Is(err, dramnode.ErrNotFound) {
-				ok = true // no write of it was acknowledged
-			}
-			if !ok {
-				l.c.t.Errorf("%s through %s: %.30q of generation %d, %v; want %+v", key, through, r.body, r.ext.Generation, err, last)
+			if wrong := last.differs(key, r, err); wrong != "" {
+				l.c.t.Errorf("at the end: %s", wrong)
 			}
 			checked++
 		}
@@ -149,8 +168,8 @@ func TestJoinAndLeaveUnderLoad(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	c.world.SetDelay(0, time.Millisecond)
-	l := c.load(21, 4, "n1", "n2")
+	c.world.SetDelay(0, 2*time.Millisecond) // so that writes meet every phase of a move
+	l := c.load(21, 6, "n1", "n2")
 	c.start("n3", freePort(t))
 	c.agree("n1", "n2", "n3")
 	l.nodes.set("n1", "n2", "n3")

@@ -46,6 +46,7 @@ func TestSemantics(t *testing.T) {
 		t.Run("ranges/"+node, func(t *testing.T) { testRanges(t, user, node) })
 		t.Run("conditions/"+node, func(t *testing.T) { testConditions(t, user, node) })
 		t.Run("limits/"+node, func(t *testing.T) { testLimits(t, user, node) })
+		t.Run("fence/"+node, func(t *testing.T) { testFence(t, c, user, node) })
 		t.Run("garbage/"+node, func(t *testing.T) { testGarbage(t, user, node) })
 		t.Run("race/"+node, func(t *testing.T) { testOneWinner(t, c) })
 		t.Run("damage/"+node, func(t *testing.T) {
@@ -173,6 +174,30 @@ func testLimits(t *testing.T, user *caller, node string) {
 		}
 		body = append(body, 0)
 		user.expect(node, putOf(key, body), body, wire.StatusTooLarge)
+	}
+}
+
+// testFence sends requests that hold only in one epoch of the partition: to be served in it by the
+// owner, and refused with the owner's row by everybody else.
+func testFence(t *testing.T, c *cluster, user *caller, node string) {
+	user.t = t
+	for i := range 8 {
+		key := fmt.Sprintf("fenced-%d", i)
+		user.put(node, key, nil)
+		owner, row := c.owner(node, key)
+		h := wire.Header{Kind: wire.KindGet, Flags: wire.FlagFence, Epoch: row.Epoch, Key: []byte(key)}
+		want := wire.StatusNotOwner
+		if owner == node {
+			want = wire.StatusOK
+		}
+		user.expect(node, h, nil, want)
+		for _, epoch := range []uint32{0, row.Epoch - 1, row.Epoch + 1} {
+			h.Epoch = epoch
+			r := user.expect(node, h, nil, wire.StatusNotOwner)
+			if got, err := control.ParseRow(r.body); err != nil || got != row || r.header.Epoch != row.Epoch {
+				t.Errorf("refused with %+v in epoch %d (%v), want %+v", got, r.header.Epoch, err, row)
+			}
+		}
 	}
 }
 

@@ -199,6 +199,9 @@ func (n *Network) openRails(bind netip.AddrPort, device string) error {
 		if err := r.listen(bind); err != nil {
 			return err
 		}
+		if r.unguarded != nil {
+			n.config.Log.Warn().Err(r.unguarded).Msg("the UCX port is not guarded against strays: a malformed connection request may end this process")
+		}
 		n.addr = netip.AddrPortFrom(bind.Addr(), r.port).String()
 		if n.config.Advertise != "" {
 			n.addr = n.config.Advertise

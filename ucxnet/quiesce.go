@@ -51,6 +51,9 @@ func deafen(bound netip.AddrPort) (more bool) {
 				continue
 			}
 			if unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &prog) != nil {
+				if !wantListening { // not allowed here: what is left is to hang up
+					_ = unix.Shutdown(fd, unix.SHUT_RDWR)
+				}
 				continue
 			}
 			more = more || hasInput(fd, wantListening)

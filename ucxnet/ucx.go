@@ -146,6 +146,7 @@ type rail struct {
 	eager int // longest separate body that goes eagerly
 
 	endpoints map[C.uint64_t]*endpoint // by UCX handle
+	unguarded error                    // why the kernel does not filter what comes to the listener; nil: it does
 }
 
 // Bodies above these lengths go by rendezvous; measured where it begins to pay.
@@ -202,9 +203,7 @@ func (r *rail) listen(addr netip.AddrPort) error {
 	if status == 0 {
 		r.port = uint16(port)
 		r.bound = netip.AddrPortFrom(addr.Addr(), r.port)
-		if err := guardListener(r.port); err != nil {
-			return fmt.Errorf("ucxnet: listener not guarded: %w", err)
-		}
+		r.unguarded = guardListener(r.port)
 		return nil
 	}
 	// UCX says "Device is busy" and the like; the kernel knows better.

@@ -55,9 +55,10 @@ type report struct {
 }
 
 const (
-	driverEnv    = "DRAMNODE_TEST_DRIVER"
-	openTimeout  = 5 * time.Second
-	checkTimeout = 40 * time.Second
+	driverEnv     = "DRAMNODE_TEST_DRIVER"
+	driverStarted = "started"
+	openTimeout   = 5 * time.Second
+	checkTimeout  = 40 * time.Second
 )
 
 // driverMain is the driver process: workload in, report out.
@@ -82,6 +83,7 @@ func (w *workload) run(r *report) error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
+	fmt.Println(driverStarted) // from here on SIGTERM ends a load in order
 	if w.Mode == "connect" {
 		for range w.Ops {
 			c, err := w.open()

@@ -1,10 +1,13 @@
 package cluster
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"slices"
@@ -188,7 +191,7 @@ func (s *story) await(what string, missing func() string) {
 type driver struct {
 	t   *testing.T
 	cmd *exec.Cmd
-	out bytes.Buffer
+	out *bufio.Reader
 	err bytes.Buffer
 }
 
@@ -215,10 +218,18 @@ func (s *story) drive(w workload) *driver {
 		d.cmd = s.net.Host(s.net.Len() - 1).Command(self)
 	}
 	d.cmd.Env = append(os.Environ(), driverEnv+"="+string(spec))
-	d.cmd.Stdout, d.cmd.Stderr = &d.out, &d.err
+	d.cmd.Stderr = &d.err
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	out, err := d.cmd.StdoutPipe()
+	if err != nil {
+		s.t.Fatal(err)
+	}
 	if err := d.cmd.Start(); err != nil {
 		s.t.Fatal(err)
+	}
+	d.out = bufio.NewReader(out)
+	if line, err := d.out.ReadString('\n'); err != nil || line != driverStarted+"\n" {
+		s.t.Fatalf("driver said %q, %v\n%s", line, err, d.err.String())
 	}
 	return d
 }
@@ -226,12 +237,13 @@ func (s *story) drive(w workload) *driver {
 // wait returns the report of a driver that ends by itself.
 func (d *driver) wait() report {
 	d.t.Helper()
-	if err := d.cmd.Wait(); err != nil {
+	text, readErr := io.ReadAll(d.out)
+	if err := errors.Join(readErr, d.cmd.Wait()); err != nil {
 		d.t.Fatalf("driver: %v\n%s", err, d.err.String())
 	}
 	var r report
-	if err := json.Unmarshal(d.out.Bytes(), &r); err != nil {
-		d.t.Fatalf("driver: %v\n%s%s", err, d.out.String(), d.err.String())
+	if err := json.Unmarshal(text, &r); err != nil {
+		d.t.Fatalf("driver: %v\n%s%s", err, text, d.err.String())
 	}
 	if r.Failure != "" {
 		d.t.Fatalf("driver: %s\n%s", r.Failure, d.err.String())
