@@ -393,6 +393,25 @@ func TestOwnerOutOfReachIsServedByAnother(t *testing.T) {
 	}
 }
 
+func TestViaForwards(t *testing.T) {
+	ctx := t.Context()
+	cluster := newTestCluster(t, 3)
+	cluster.install(cluster.newTable(2, func(int) int { return 1 }))
+	c := cluster.client(func(cfg *Config) { cfg.Via = cluster.nodes[2].addr })
+	if _, err := c.Put(ctx, []byte("k"), []byte("v")); err != nil {
+		t.Fatal(err)
+	}
+	if v, err := c.StartGet(ctx, []byte("k")).Wait(); err != nil || string(v.Bytes) != "v" {
+		t.Fatalf("%q, %v", v.Bytes, err)
+	}
+	if r := c.MultiGet(ctx, [][]byte{[]byte("k")}); r[0].Err != nil {
+		t.Fatal(r[0].Err)
+	}
+	if direct, forwarded := cluster.nodes[1].served.Load(), cluster.nodes[2].forwarded.Load(); direct != 0 || forwarded != 3 {
+		t.Errorf("the owner got %d requests, node 2 %d; want all 3 there", direct, forwarded)
+	}
+}
+
 func TestNobodyAnswers(t *testing.T) {
 	cluster := newTestCluster(t, 1)
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)

@@ -164,7 +164,7 @@ func TestFillAndClear(t *testing.T) {
 // TestClosedLoop: with requests of 1 ms, each caller does 1000 a second.
 func TestClosedLoop(t *testing.T) {
 	for _, mode := range []Mode{Blocking, Async, Batch} {
-		for _, mix := range []Mix{Gets, Puts, {Name: "both", Percent: [kinds]int{Get: 50, Put: 50}}} {
+		for _, mix := range []Mix{Gets, Puts, Half} {
 			t.Run(string(mode)+" "+mix.Name, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					store := newFakeStore()

@@ -35,10 +35,11 @@ type Mix struct {
 	Percent [kinds]int // sums to 100
 }
 
-// The mixes of one kind.
+// The plain mixes.
 var (
 	Gets = Mix{Name: "get", Percent: [kinds]int{Get: 100}}
 	Puts = Mix{Name: "put", Percent: [kinds]int{Put: 100}}
+	Half = Mix{Name: "mix", Percent: [kinds]int{Get: 50, Put: 50}}
 )
 
 // YCSB returns the core workload of that letter, a to f, and the choice of keys that belongs to it.

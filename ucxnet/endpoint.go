@@ -64,6 +64,7 @@ var (
 	errConnectTime = errors.New("timed out while connecting")
 	errSlow        = errors.New("the peer does not read")
 	errProtocol    = errors.New("protocol violation")
+	errTooMany     = errors.New("too many connections")
 )
 
 func (p *poller) newEndpoint(r *rail, l *link) *endpoint {
@@ -91,19 +92,23 @@ func (p *poller) dial(r *rail, l *link, addr netip.AddrPort) *endpoint {
 	return ep
 }
 
-// onConnection accepts a connection request, or rejects it over the limits.
+// onConnection accepts a connection request; over the limits it closes it at once. (ucp_listener_reject
+// is not used: it leaves a write event behind for a descriptor that the next newcomer gets, and UCX
+// 1.13.1 then aborts.)
 func (p *poller) onConnection(r *rail, e *C.dn_event) {
 	remote := parseSockaddr(cBytes(e.data, int(e.len)))
-	if p.stopping.Load() || p.inbound >= p.n.limits.Endpoints || p.greeting >= p.n.limits.Handshakes {
-		p.stats.Rejected++
-		p.log.Warn().Str("peer", remote).Int("inbound", p.inbound).Msg("connection rejected: too many")
-		r.command(C.DN_REJECT).ep = e.ep
-		return
-	}
+	tooMany := p.inbound >= p.n.limits.Endpoints || p.greeting >= p.n.limits.Handshakes
 	ep := p.newEndpoint(r, nil)
 	ep.remote = remote
 	c := r.command(C.DN_ACCEPT)
 	c.ep, c.token = e.ep, C.uint64_t(ep.token)
+	if tooMany && !p.stopping.Load() {
+		p.stats.Rejected++
+		p.log.Warn().Str("peer", remote).Int("inbound", p.inbound).Msg("connection rejected: too many")
+	}
+	if tooMany || p.stopping.Load() {
+		p.closeEndpoint(ep, "", errTooMany)
+	}
 }
 
 func (p *poller) onCreated(r *rail, e *C.dn_event) {

@@ -21,22 +21,16 @@ func (r *rail) quiesce() {
 	if !r.bound.IsValid() {
 		return
 	}
+	endpoints := 0
 	for deadline := time.Now().Add(quiesceAtMost); time.Now().Before(deadline); {
-		if !deafen(r.bound) {
+		more := deafen(r.bound)
+		for _, e := range r.step(1) {
+			endpoints += r.turnAway(&e)
+		}
+		if !more && endpoints == 0 && len(r.cmds) == 0 {
 			return
 		}
-		r.rejectAll()
 		time.Sleep(50 * time.Microsecond)
-	}
-}
-
-// rejectAll lets UCX progress and turns every newcomer away.
-func (r *rail) rejectAll() {
-	for _, e := range r.step(1) {
-		r.turnAway(&e)
-	}
-	if len(r.cmds) > 0 {
-		r.step(1)
 	}
 }
 

@@ -378,9 +378,6 @@ static void run(rail *r, const dn_cmd *c)
     case DN_ACCEPT:
         create_ep(r, c);
         break;
-    case DN_REJECT:
-        ucx.ucp_listener_reject(r->listener, (ucp_conn_request_h)(uintptr_t)c->ep);
-        break;
     case DN_SEND:
         send_am(r, c);
         break;

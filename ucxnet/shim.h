@@ -14,7 +14,6 @@
 enum {
     DN_CONNECT = 1, // head: struct sockaddr of head_len bytes -> EP
     DN_ACCEPT,      // ep: connection request -> EP
-    DN_REJECT,      // ep: connection request
     DN_SEND,        // ep, am, head, body, flags -> SENT
     DN_RECV,        // ep: rendezvous descriptor, body: destination, memh -> RECEIVED
     DN_RELEASE,     // ep: rendezvous descriptor that is not wanted
@@ -34,7 +33,7 @@ typedef struct {
 } dn_cmd;
 
 enum {
-    DN_EV_CONN = 1, // ep: connection request, to be accepted or rejected; data: the peer's sockaddr
+    DN_EV_CONN = 1, // ep: connection request, to be accepted; data: the peer's sockaddr
     DN_EV_EP,       // token, status; ep when status is 0
     DN_EV_ERROR,    // token of CONNECT or ACCEPT: the endpoint failed and wants DN_CLOSE
     DN_EV_CLOSED,   // token

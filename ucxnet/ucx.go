@@ -235,14 +235,21 @@ func (r *rail) step(rounds int) []C.dn_event {
 	return unsafe.Slice(r.c.events, int(count))
 }
 
-// turnAway rejects a connection request and refuses a rendezvous that came too late.
-func (r *rail) turnAway(e *C.dn_event) {
-	if e.kind == C.DN_EV_CONN {
-		r.command(C.DN_REJECT).ep = e.ep
-	}
-	if e.flags&C.DN_RNDV_DESC != 0 {
+// turnAway accepts and closes what connects, and refuses a rendezvous, when there is no poller any more.
+// It returns by how much the number of endpoints changes.
+func (r *rail) turnAway(e *C.dn_event) (endpoints int) {
+	switch {
+	case e.kind == C.DN_EV_CONN:
+		r.command(C.DN_ACCEPT).ep = e.ep
+	case e.kind == C.DN_EV_EP && e.status == 0:
+		r.command(C.DN_CLOSE).ep = e.ep
+		return 1
+	case e.kind == C.DN_EV_CLOSED:
+		return -1
+	case e.flags&C.DN_RNDV_DESC != 0:
 		r.command(C.DN_RELEASE).ep = e.data
 	}
+	return 0
 }
 
 // arm reports whether the rail has nothing to do and its fd will tell when it has.

@@ -29,7 +29,8 @@ func (a *app) with(ctx context.Context, do func(c *client.Client) error) (err er
 	return do(c)
 }
 
-func (a *app) open(ctx context.Context) (*client.Client, error) {
+// open opens a client as the settings say; set changes what no setting says.
+func (a *app) open(ctx context.Context, set ...func(*client.Config)) (*client.Client, error) {
 	if a.timeout <= 0 {
 		return nil, fmt.Errorf("%w: --timeout %v, want more than 0", dramnode.ErrInvalid, a.timeout)
 	}
@@ -54,7 +55,11 @@ func (a *app) open(ctx context.Context) (*client.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return client.Open(ctx, client.Config{Network: network, Addrs: a.addrs, Timeout: a.timeout})
+	c := client.Config{Network: network, Addrs: a.addrs, Timeout: a.timeout}
+	for _, f := range set {
+		f(&c)
+	}
+	return client.Open(ctx, c)
 }
 
 // clientName is what nodes show of this process.

@@ -1,0 +1,14 @@
+// Command bench measures dramnode beside what limits it and what one would use instead, in one run:
+//
+//   - cref, a plain request and reply over the same UCX (cref/cref.c), and ucx_perftest;
+//   - redis-server with redis-benchmark;
+//   - memcached with a client of ours that pipelines, since memcslap knows neither value lengths nor
+//     pipelines, and with memcslap as it is;
+//   - Olric, from a module of its own (olric).
+//
+// Every point (transport, operation, value length, operations under way) is measured by all contenders in
+// turn, several rounds of them, in changing order, so that what disturbs the machine disturbs them alike.
+// Ratios are taken within a round; a report shows their median and their extremes.
+//
+// The result is written as JSON (-json), and from it docs/performance.md and its plots (-docs).
+package main
