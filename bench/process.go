@@ -117,7 +117,9 @@ func (s *server) wait() {
 }
 
 // cpu is the processor time of the server so far, in ticks of 10 ms; 0 when the system does not tell.
-func (s *server) cpu() time.Duration { return statCPU(readFile(fmt.Sprintf("/proc/%d/stat", s.cmd.Process.Pid))) }
+func (s *server) cpu() time.Duration {
+	return statCPU(readFile(fmt.Sprintf("/proc/%d/stat", s.cmd.Process.Pid)))
+}
 
 // statCPU reads user and system time from /proc/PID/stat. The name in it may hold anything.
 func statCPU(stat string) time.Duration {

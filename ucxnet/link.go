@@ -1,6 +1,7 @@
 package ucxnet
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -9,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/dramnode/dramnode"
@@ -133,7 +135,7 @@ func (p *poller) reconnect(l *link) {
 		}
 		if i > 0 {
 			c.ep = p.dial(r, l, netip.AddrPortFrom(c.ip, c.port))
-		} else if ip, err := netip.ParseAddr(l.host); err == nil {
+		} else if ip, err := netip.ParseAddr(l.host); err == nil && c.fails == 0 {
 			c.ip = ip
 			c.ep = p.dial(r, l, netip.AddrPortFrom(ip, l.port))
 		} else {
@@ -142,12 +144,18 @@ func (p *poller) reconnect(l *link) {
 	}
 }
 
-// lookUp resolves the link's host name beside the poller, once per attempt.
+// lookUp resolves the link's host name beside the poller, once per attempt. After a failed attempt it
+// also knocks: as long as nobody listens, UCX is left alone. Its connection manager keeps events by
+// descriptor number, and each failed connection is a chance that one reaches the number's next owner.
 func (p *poller) lookUp(l *link) {
 	c := &l.carriers[0]
 	c.looking = true
+	fails, limit := c.fails, p.n.timing.Connect
 	p.lookups.Go(func() {
-		ips, err := net.DefaultResolver.LookupNetIP(p.ctx, "ip", l.host)
+		addr, err := resolve(p.ctx, l.host, l.port, fails)
+		if err == nil && fails > 0 {
+			err = knock(p.ctx, addr, limit)
+		}
 		p.n.inbox.do(l, func(p *poller) {
 			c.looking = false
 			switch {
@@ -155,11 +163,37 @@ func (p *poller) lookUp(l *link) {
 			case err != nil:
 				p.attemptFailed(l, c, err)
 			default:
-				c.ip = ips[c.fails%len(ips)].Unmap() // another one at every attempt
-				c.ep = p.dial(p.rails[0], l, netip.AddrPortFrom(c.ip, l.port))
+				c.ip = addr.Addr()
+				c.ep = p.dial(p.rails[0], l, addr)
 			}
 		})
 	})
+}
+
+// resolve returns an address of the host, another one at every attempt.
+func resolve(ctx context.Context, host string, port uint16, attempt int) (netip.AddrPort, error) {
+	if ip, err := netip.ParseAddr(host); err == nil {
+		return netip.AddrPortFrom(ip, port), nil
+	}
+	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	return netip.AddrPortFrom(ips[attempt%len(ips)].Unmap(), port), nil
+}
+
+// knock says why nobody can be reached at addr, in the kernel's words; nil when somebody can.
+func knock(ctx context.Context, addr netip.AddrPort, limit time.Duration) error {
+	d := net.Dialer{Timeout: limit}
+	conn, err := d.DialContext(ctx, "tcp", addr.String())
+	if err == nil {
+		return conn.Close()
+	}
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		return errno
+	}
+	return err
 }
 
 // linkOpened takes a connection that is through the handshake into use.

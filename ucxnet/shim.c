@@ -371,6 +371,15 @@ static void close_ep(const dn_cmd *c)
         push(DN_EV_CLOSED, c->token, UCS_PTR_RAW_STATUS(q));
 }
 
+// settle lets UCX handle the events that its own thread noticed while a call had it locked out. They
+// are kept by descriptor number and handled by the next progress; an endpoint's number must not find
+// a new owner in between, or that one gets the old one's event and UCX aborts.
+static void settle(rail *r)
+{
+    if (r->pub.count < SOFT_EVENTS)
+        ucx.ucp_worker_progress(r->worker);
+}
+
 static void run(rail *r, const dn_cmd *c)
 {
     switch (c->op) {
@@ -388,7 +397,9 @@ static void run(rail *r, const dn_cmd *c)
         ucx.ucp_am_data_release(r->worker, (void *)(uintptr_t)c->ep);
         break;
     case DN_CLOSE:
+        settle(r);
         close_ep(c);
+        settle(r);
         break;
     }
 }

@@ -1,0 +1,226 @@
+package main
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// A section is the points of one transport and operation, with one or with many under way.
+type section struct {
+	transport, op string
+	many          bool
+	points        []point
+}
+
+func (s section) title() string {
+	depth := "one at a time"
+	if s.many {
+		depth = "many under way"
+	}
+	return fmt.Sprintf("%s, %s, %s", s.op, s.transport, depth)
+}
+
+// plotName is the file of its plot.
+func (s section) plotName() string {
+	depth := "1"
+	if s.many {
+		depth = "many"
+	}
+	return fmt.Sprintf("performance-%s-%s-%s.svg", s.transport, s.op, depth)
+}
+
+// sections groups the points that have results, in the order of the grid.
+func (r *report) sections() []section {
+	has := map[point]bool{}
+	for _, x := range r.Results {
+		has[x.point] = true
+	}
+	var all []section
+	for _, transport := range transports {
+		for _, many := range []bool{false, true} {
+			for _, op := range ops {
+				s := section{transport: transport, op: op, many: many}
+				for p := range has {
+					if p.Transport == transport && p.Op == op && p.Outstanding > 1 == many {
+						s.points = append(s.points, p)
+					}
+				}
+				slices.SortFunc(s.points, func(a, b point) int {
+					if a.Size != b.Size {
+						return a.Size - b.Size
+					}
+					return b.Outstanding - a.Outstanding // the grid's own depth is the deeper one
+				})
+				if len(s.points) > 0 {
+					all = append(all, s)
+				}
+			}
+		}
+	}
+	return all
+}
+
+// present returns the contenders that have a result in s.
+func (r *report) present(s section, ours bool) []string {
+	var names []string
+	for _, g := range r.Given {
+		if g.Ours == ours && slices.ContainsFunc(r.Results, func(x result) bool { return x.Contender == g.Name && slices.Contains(s.points, x.point) }) {
+			names = append(names, g.Name)
+		}
+	}
+	return names
+}
+
+func writeDocs(dir string, r *report) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	for _, s := range r.sections() {
+		if err := os.WriteFile(filepath.Join(dir, s.plotName()), []byte(r.plot(s).svg()), 0o644); err != nil {
+			return err
+		}
+	}
+	return os.WriteFile(filepath.Join(dir, "performance.md"), []byte(r.markdown()), 0o644)
+}
+
+// A text is a Markdown document in the making.
+type text struct{ strings.Builder }
+
+func (t *text) line(format string, args ...any) { fmt.Fprintf(t, format+"\n", args...) }
+
+func (t *text) row(cells ...string) { t.line("| %s |", strings.Join(cells, " | ")) }
+
+// head is a table's first two lines; all columns but the first two are numbers.
+func (t *text) head(cells ...string) {
+	t.row(cells...)
+	rule := make([]string, len(cells))
+	for i := range rule {
+		if rule[i] = "---"; i > 1 {
+			rule[i] = "--:"
+		}
+	}
+	t.row(rule...)
+}
+
+func (r *report) markdown() string {
+	t := &text{}
+	t.line("# Performance")
+	t.line("")
+	t.line("Made by `make bench`; do not edit. Both processes of every measurement ran on this one machine and shared its cores,")
+	t.line("so the figures compare, they do not promise.")
+	t.line("")
+	r.describe(t)
+	for _, s := range r.sections() {
+		t.line("")
+		t.line("## %s%s", strings.ToUpper(s.title()[:1]), s.title()[1:])
+		t.line("")
+		t.line("![%s](%s)", s.title(), s.plotName())
+		t.line("")
+		r.ratios(t, s)
+		t.line("")
+		r.absolute(t, s)
+	}
+	if len(r.Left) > 0 {
+		t.line("")
+		t.line("Not measured, for lack of time: %s.", strings.Join(r.Left, ", "))
+	}
+	if len(r.Failures) > 0 {
+		t.line("")
+		t.line("## Failed")
+		t.line("")
+		for _, f := range r.Failures {
+			t.line("- %s", firstLine(f))
+		}
+	}
+	return t.String()
+}
+
+// describe says where, what and how.
+func (r *report) describe(t *text) {
+	m := r.Machine
+	t.line("- Machine: %s, %d cores, %.0f GB, Linux %s; load average %s before the run.", m.CPU, m.Cores, m.MemoryGB, m.Kernel, m.Load)
+	var versions []string
+	for _, name := range slices.Sorted(maps.Keys(m.Versions)) {
+		versions = append(versions, name+" "+m.Versions[name])
+	}
+	t.line("- Versions: %s. GOMAXPROCS is the number of cores.", strings.Join(versions, ", "))
+	t.line("- %s; every contender at every point in turn, %d %s of %.2f s each after a warm-up, every second round in reverse order.",
+		"Over the loopback interface (tcp) and over shared memory (shm)", r.Rounds, map[bool]string{true: "round", false: "rounds"}[r.Rounds == 1], r.Seconds)
+	t.line("- Keys are chosen uniformly among as many values as have 64 MiB, 4 to 10 000; C and `ucx_perftest` have no keys and read the same memory again.")
+	t.line("- \"Many under way\" is %d, or as many as have 64 MiB.", deep)
+	t.line("")
+	t.line("How to read it: the first table of each section says how many **times as fast** dramnode is, so more than 1 is faster: by")
+	t.line("median latency when one operation is under way, by operations per second otherwise. Ratios are taken round by round; shown are")
+	t.line("the median and, in parentheses, the least and the most. The second table has the medians themselves.")
+	t.line("")
+	t.head("contender", "given")
+	for _, g := range r.Given {
+		t.row(g.Name, g.Given)
+	}
+}
+
+// ratios is the table of s: how many times as fast we are.
+func (r *report) ratios(t *text, s section) {
+	ours, rivals := r.present(s, true), r.present(s, false)
+	head := []string{"value", "by"}
+	for _, rival := range rivals {
+		head = append(head, "vs "+rival)
+	}
+	t.head(head...)
+	for _, p := range s.points {
+		for _, name := range ours {
+			if len(r.of(p, name)) == 0 {
+				continue
+			}
+			cells := []string{p.label(), strings.TrimPrefix(name, "dramnode ")}
+			for _, rival := range rivals {
+				cells = append(cells, ratioText(r.ratio(p, name, rival)))
+			}
+			t.row(cells...)
+		}
+	}
+}
+
+// label names p within a section.
+func (p point) label() string {
+	if p.Outstanding == 1 {
+		return bytesText(p.Size)
+	}
+	return fmt.Sprintf("%s x %d", bytesText(p.Size), p.Outstanding)
+}
+
+func ratioText(s spread) string {
+	switch s.n {
+	case 0:
+		return ""
+	case 1:
+		return fmt.Sprintf("**%.2f**", s.median)
+	}
+	return fmt.Sprintf("**%.2f** (%.2f-%.2f)", s.median, s.least, s.most)
+}
+
+// absolute is the table of medians.
+func (r *report) absolute(t *text, s section) {
+	t.head("value", "contender", "operations/s", "GB/s", "p50 us", "p99 us", "client CPU us", "server CPU us")
+	for _, p := range s.points {
+		for _, name := range append(r.present(s, true), r.present(s, false)...) {
+			if len(r.of(p, name)) == 0 {
+				continue
+			}
+			cell := func(format string, figure func(sample) float64) string {
+				f := r.figures(p, name, figure)
+				if f.n == 0 {
+					return ""
+				}
+				return fmt.Sprintf(format, f.median)
+			}
+			t.row(p.label(), name, cell("%.0f", func(s sample) float64 { return s.OpsPerS }), cell("%.3f", func(s sample) float64 { return s.GBPerS }),
+				cell("%.2f", func(s sample) float64 { return s.P50 }), cell("%.2f", func(s sample) float64 { return s.P99 }),
+				cell("%.2f", func(s sample) float64 { return s.ClientCPU }), cell("%.2f", func(s sample) float64 { return s.ServerCPU }))
+		}
+	}
+}
