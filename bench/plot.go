@@ -78,7 +78,7 @@ func (p plot) decades() (low, high int, ok bool) {
 }
 
 func (p plot) svg() string {
-	var b strings.Builder
+	d := &drawing{}
 	low, high, ok := p.decades()
 	x := func(place int) float64 {
 		return plotLeft + (float64(place)+0.5)*(plotRight-plotLeft)/float64(max(1, len(p.places)))
@@ -86,26 +86,41 @@ func (p plot) svg() string {
 	y := func(v float64) float64 {
 		return plotBottom - (math.Log10(v)-float64(low))/float64(high-low)*(plotBottom-plotTop)
 	}
-	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" viewBox="0 0 %[1]d %[2]d" font-family="sans-serif" font-size="12">`+"\n", plotWidth, plotHeight)
-	fmt.Fprintf(&b, `<rect width="%d" height="%d" fill="white"/>`+"\n", plotWidth, plotHeight)
-	fmt.Fprintf(&b, `<text x="%d" y="24" font-size="15">%s</text>`+"\n", plotLeft, escaped(p.title))
-	fmt.Fprintf(&b, `<text x="18" y="%d" transform="rotate(-90 18 %[1]d)" text-anchor="middle">%s</text>`+"\n", (plotTop+plotBottom)/2, escaped(p.axis))
+	d.add(`<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" viewBox="0 0 %d %d" font-family="sans-serif" font-size="12">`,
+		plotWidth, plotHeight, plotWidth, plotHeight)
+	d.add(`<rect width="%d" height="%d" fill="white"/>`, plotWidth, plotHeight)
+	d.add(`<text x="%d" y="24" font-size="15">%s</text>`, plotLeft, escaped(p.title))
+	d.add(`<text x="18" y="%d" transform="rotate(-90 18 %d)" text-anchor="middle">%s</text>`, (plotTop+plotBottom)/2, (plotTop+plotBottom)/2, escaped(p.axis))
 	for decade := low; ok && decade <= high; decade++ {
 		at := y(math.Pow10(decade))
-		fmt.Fprintf(&b, `<line x1="%d" y1="%.1f" x2="%d" y2="%[2]f" stroke="#ddd"/><text x="%d" y="%.1f" text-anchor="end">%s</text>`+"\n", plotLeft, at, plotRight, plotLeft-8, at+4, decadeText(decade))
+		d.segment(plotLeft, at, plotRight, at, "#dddddd", 1)
+		d.label(plotLeft-8, at+4, "end", decadeText(decade))
 	}
 	for i, place := range p.places {
-		fmt.Fprintf(&b, `<text x="%.1f" y="%d" text-anchor="middle" font-size="11">%s</text>`+"\n", x(i), plotBottom+20, escaped(place))
+		d.label(x(i), plotBottom+20, "middle", place)
 	}
 	for i, l := range p.lines {
-		p.draw(&b, i, l, x, y)
+		d.line(i, l, x, y)
 	}
-	b.WriteString("</svg>\n")
-	return b.String()
+	d.add("</svg>")
+	return d.String()
 }
 
-// draw adds one line with its whiskers and its place in the legend.
-func (p plot) draw(b *strings.Builder, i int, l line, x func(int) float64, y func(float64) float64) {
+// A drawing is an SVG document in the making.
+type drawing struct{ strings.Builder }
+
+func (d *drawing) add(format string, args ...any) { fmt.Fprintf(d, format+"\n", args...) }
+
+func (d *drawing) segment(x1, y1, x2, y2 float64, colour string, width float64) {
+	d.add(`<line x1="%.1f" y1="%.1f" x2="%.1f" y2="%.1f" stroke="%s" stroke-width="%g"/>`, x1, y1, x2, y2, colour, width)
+}
+
+func (d *drawing) label(x, y float64, anchor, text string) {
+	d.add(`<text x="%.1f" y="%.1f" text-anchor="%s">%s</text>`, x, y, anchor, escaped(text))
+}
+
+// line adds one line with its whiskers and its place in the legend.
+func (d *drawing) line(i int, l line, x func(int) float64, y func(float64) float64) {
 	colour, width := colours[i%len(colours)], 1.5
 	if l.strong {
 		width = 3
@@ -116,11 +131,13 @@ func (p plot) draw(b *strings.Builder, i int, l line, x func(int) float64, y fun
 			continue
 		}
 		path = append(path, fmt.Sprintf("%.1f,%.1f", x(place), y(v.median)))
-		fmt.Fprintf(b, `<circle cx="%.1f" cy="%.1f" r="3" fill="%s"/><line x1="%[1]f" y1="%.1[4]f" x2="%[1]f" y2="%.1[5]f" stroke="%[3]s"/>`+"\n", x(place), y(v.median), colour, y(v.least), y(v.most))
+		d.add(`<circle cx="%.1f" cy="%.1f" r="3" fill="%s"/>`, x(place), y(v.median), colour)
+		d.segment(x(place), y(v.least), x(place), y(v.most), colour, 1)
 	}
-	fmt.Fprintf(b, `<polyline points="%s" fill="none" stroke="%s" stroke-width="%g"/>`+"\n", strings.Join(path, " "), colour, width)
-	at := plotTop + 8 + i*legendSpacing
-	fmt.Fprintf(b, `<line x1="%d" y1="%d" x2="%d" y2="%[2]d" stroke="%s" stroke-width="%g"/><text x="%d" y="%d">%s</text>`+"\n", legendLeft, at, legendLeft+22, colour, width, legendLeft+30, at+4, escaped(l.name))
+	d.add(`<polyline points="%s" fill="none" stroke="%s" stroke-width="%g"/>`, strings.Join(path, " "), colour, width)
+	at := float64(plotTop + 8 + i*legendSpacing)
+	d.segment(legendLeft, at, legendLeft+22, at, colour, width)
+	d.label(legendLeft+30, at+4, "start", l.name)
 }
 
 func decadeText(decade int) string {

@@ -43,6 +43,27 @@ func (n *Network) Stats() Stats {
 	return n.stats.clone()
 }
 
+// Counters returns the snapshot by names, for people. What never happened is left out.
+func (n *Network) Counters() map[string]uint64 {
+	s := n.Stats()
+	all := map[string]uint64{
+		"endpoints": uint64(s.Endpoints), "inbound": uint64(s.Inbound), "calls": uint64(s.Calls),
+		"transfers": uint64(s.Transfers), "outstanding": uint64(s.Outstanding),
+		"messages_sent": s.MessagesSent, "frames_sent": s.FramesSent, "bodies_sent": s.BodiesSent,
+		"messages_in": s.MessagesIn, "frames_in": s.FramesIn, "requests": s.Requests, "refused": s.Refused,
+		"late_replies": s.LateReplies, "lost_replies": s.LostReplies, "bad_replies": s.BadReplies,
+		"given_up": s.GivenUp, "orphans": s.Orphans, "rejected": s.Rejected, "stalls": s.Stalls, "sleeps": s.Sleeps,
+	}
+	for _, lost := range s.LostEvents {
+		all["lost_events"] += lost
+	}
+	for reason, count := range s.ClosedByReason {
+		all["closed: "+reason] = count
+	}
+	maps.DeleteFunc(all, func(_ string, v uint64) bool { return v == 0 })
+	return all
+}
+
 func (p *poller) countClosed(reason string) {
 	if p.stats.ClosedByReason == nil {
 		p.stats.ClosedByReason = map[string]uint64{}

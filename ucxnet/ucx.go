@@ -210,11 +210,31 @@ func (r *rail) listen(addr netip.AddrPort) error {
 	if probe, err := net.Listen("tcp", addr.String()); err == nil {
 		_ = probe.Close()
 	} else if errors.Is(err, syscall.EADDRINUSE) {
-		return fmt.Errorf("address already in use: %s", addr)
+		return &inUseError{addr}
 	} else {
 		return fmt.Errorf("listen on %s: %w", addr, err)
 	}
 	return fmt.Errorf("listen on %s: %w", addr, &Error{"ucp_listener_create", Status(status)})
+}
+
+// An inUseError is syscall.EADDRINUSE with the address.
+type inUseError struct{ addr netip.AddrPort }
+
+func (e *inUseError) Error() string { return "address already in use: " + e.addr.String() }
+func (e *inUseError) Unwrap() error { return syscall.EADDRINUSE }
+
+// Version returns the version of the UCX library in use, loading it if need be.
+//
+// Implements: void ucp_get_version(unsigned *major, unsigned *minor, unsigned *release)
+func Version() (string, error) {
+	loading.mu.Lock()
+	defer loading.mu.Unlock()
+	if err := loadLocked(); err != nil {
+		return "", err
+	}
+	var major, minor, release C.uint
+	C.dn_version(&major, &minor, &release)
+	return fmt.Sprintf("%d.%d.%d", major, minor, release), nil
 }
 
 // command returns a new command of the next step; the pointer is valid until the next call.

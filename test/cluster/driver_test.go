@@ -49,7 +49,8 @@ type report struct {
 	Written    int // acknowledged writes
 	Errors     map[string]int
 	Missing    int           // keys that a lossy check found missing
-	Longest    time.Duration // longest single operation
+	Longest    time.Duration // longest single operation, retries included
+	Unknown    time.Duration // longest until an outcome was reported as unknown: no retries, one call
 	Violations []string      // wrong bytes, lost writes: must be empty
 	Failure    string        // why the driver could not work at all
 }
@@ -165,6 +166,7 @@ func (one *worker) addTo(r *report) {
 	r.Written += one.Written
 	r.Missing += one.Missing
 	r.Longest = max(r.Longest, one.Longest)
+	r.Unknown = max(r.Unknown, one.Unknown)
 	r.Violations = append(r.Violations, one.Violations...)
 	for what, n := range one.Errors {
 		r.Errors[what] += n
@@ -230,6 +232,9 @@ func (one *worker) timed(do func(ctx context.Context) error) error {
 	start := time.Now()
 	err := do(ctx)
 	one.Longest = max(one.Longest, time.Since(start))
+	if errors.Is(err, dramnode.ErrUnknownOutcome) {
+		one.Unknown = max(one.Unknown, time.Since(start))
+	}
 	one.Ops++
 	if err != nil && !errors.Is(err, dramnode.ErrNotFound) {
 		one.Errors[class(err)]++

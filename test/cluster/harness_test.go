@@ -251,7 +251,7 @@ func (d *driver) wait() report {
 	for _, v := range r.Violations {
 		d.t.Errorf("driver: %s", v)
 	}
-	d.t.Logf("driver: %d operations, %d writes, errors %v, missing %d, longest %v", r.Ops, r.Written, r.Errors, r.Missing, r.Longest)
+	d.t.Logf("driver: %d operations, %d writes, errors %v, missing %d, longest %v, longest call of unknown outcome %v", r.Ops, r.Written, r.Errors, r.Missing, r.Longest, r.Unknown)
 	return r
 }
 
