@@ -35,7 +35,8 @@ func newMemcachedLoad(c net.Conn, p point) *memcachedLoad {
 	return m
 }
 
-func (m *memcachedLoad) run(s *server, length time.Duration) (sample, error) {
+// run fills and measures; serverCPU is the server's processor time so far.
+func (m *memcachedLoad) run(serverCPU func() time.Duration, length time.Duration) (sample, error) {
 	for at := 0; at < len(m.keys); {
 		n := min(m.Outstanding, len(m.keys)-at)
 		for _, key := range m.keys[at : at+n] {
@@ -49,13 +50,13 @@ func (m *memcachedLoad) run(s *server, length time.Duration) (sample, error) {
 	if _, err := m.until(time.Now().Add(warmup(length))); err != nil {
 		return sample{}, err
 	}
-	begin, client, server := time.Now(), cputime.Process(), s.cpu()
+	begin, client, server := time.Now(), cputime.Process(), serverCPU()
 	latencies, err := m.until(begin.Add(length))
 	if err != nil {
 		return sample{}, err
 	}
 	took := time.Since(begin)
-	client, server = cputime.Process()-client, s.cpu()-server
+	client, server = cputime.Process()-client, serverCPU()-server
 	n := float64(latencies.TotalCount())
 	us := func(ns float64) float64 { return ns / 1e3 }
 	return checked(sample{

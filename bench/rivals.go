@@ -113,7 +113,7 @@ func (l *lab) memcached(ctx context.Context, p point, length time.Duration) (sam
 		return sample{}, err
 	}
 	defer context.AfterFunc(ctx, func() { c.Close() })()
-	return newMemcachedLoad(c, p).run(s, length)
+	return newMemcachedLoad(c, p).run(s.cpu, length)
 }
 
 func (l *lab) olricCallers(ctx context.Context, p point, length time.Duration) (sample, error) {

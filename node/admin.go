@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/pprof"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -64,6 +66,9 @@ func (n *Node) serveHTTP(ctx context.Context) error {
 			n.cfg.Log.Debug().Err(err).Msg("info not sent")
 		}
 	})
+	mux.Handle("GET /debug/pprof/", fromLoopback(http.HandlerFunc(pprof.Index)))
+	mux.Handle("GET /debug/pprof/profile", fromLoopback(http.HandlerFunc(pprof.Profile)))
+	mux.Handle("GET /debug/pprof/trace", fromLoopback(http.HandlerFunc(pprof.Trace)))
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: httpHeaderTimeout}
 	stopped := make(chan struct{})
 	go func() {
@@ -81,6 +86,17 @@ func (n *Node) serveHTTP(ctx context.Context) error {
 	}
 	<-stopped
 	return nil
+}
+
+// fromLoopback serves h to processes of this host only: profiles tell too much, and cost too much.
+func fromLoopback(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if addr, err := netip.ParseAddrPort(r.RemoteAddr); err != nil || !addr.Addr().Unmap().IsLoopback() {
+			http.Error(w, "profiles are for this host only", http.StatusForbidden)
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
 }
 
 // unready says why this node does not take requests, "" when it does.

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Brings a Debian or Ubuntu machine that has Go to the state in which dramnode builds; with --test,
-# to the state in which all tests run. Installs what is missing, upgrades nothing, and says what it
-# does; when nothing is missing it is silent and quick.
+# to the state in which all tests run; with --bench, to that in which make bench runs, whose rivals some
+# systems then start as services too. Installs what is missing, upgrades nothing, and says what it does;
+# when nothing is missing it is silent and quick.
 set -euo pipefail
 
 need_go_minor=26 # of Go 1
@@ -30,6 +31,13 @@ missing() {
 	has git || echo git
 	has pkg-config || echo pkg-config
 	{ has pkg-config && pkg-config --exists ucx; } || [ -e /usr/include/ucp/api/ucp.h ] || echo libucx-dev
+	if [ -n "$for_bench" ]; then
+		has ucx_perftest || echo ucx-utils
+		has redis-server || echo redis-server
+		has redis-benchmark || echo redis-tools
+		has memcached || echo memcached
+		has memcslap || echo libmemcached-tools
+	fi
 	[ -z "$for_tests" ] && return
 	has ip || echo iproute2
 	has sysctl || echo procps
@@ -77,10 +85,12 @@ start_docker() {
 }
 
 for_tests=
+for_bench=
 case "${1:-}" in
 "") ;;
 --test) for_tests=yes ;;
-*) say "usage: $0 [--test]"; exit 2 ;;
+--bench) for_bench=yes ;;
+*) say "usage: $0 [--test|--bench]"; exit 2 ;;
 esac
 
 check_go
