@@ -42,9 +42,14 @@ func TestParseRedisBenchmark(t *testing.T) {
 "test","rps","avg_latency_ms","min_latency_ms","p50_latency_ms","p95_latency_ms","p99_latency_ms","max_latency_ms"
 "GET","1430857.12","0.038","0.032","0.039","0.047","0.103","0.183"
 `
-	got, err := parseRedisBenchmark([]byte(out), 1000)
+	got, err := parseRedisBenchmark([]byte(out), newPoint("tcp", "get", 1000, 1))
 	if err != nil || got.OpsPerS != 1430857.12 || got.P50 != 39 || got.P99 != 103 || !near(got.GBPerS, 1.43085712) {
 		t.Errorf("%+v, %v", got, err)
+	}
+	for _, p := range []point{newPoint("tcp", "get", 64<<10, 1), newPoint("tcp", "put", 8, 64)} {
+		if got, err := parseRedisBenchmark([]byte(out), p); err != nil || got.OpsPerS == 0 || got.P50 != 0 || got.P99 != 0 {
+			t.Errorf("%s: %+v, %v; latencies that end with the first read are none", p, got, err)
+		}
 	}
 	for name, bad := range map[string]string{
 		"nothing":       "",
@@ -53,7 +58,7 @@ func TestParseRedisBenchmark(t *testing.T) {
 		"no number":     strings.Replace(out, "1430857.12", "nan?", 1),
 		"no rate":       strings.Replace(out, "1430857.12", "0", 1),
 	} {
-		if got, err := parseRedisBenchmark([]byte(bad), 1); err == nil {
+		if got, err := parseRedisBenchmark([]byte(bad), newPoint("tcp", "get", 1, 1)); err == nil {
 			t.Errorf("%s: %+v", name, got)
 		}
 	}
@@ -83,14 +88,11 @@ func TestParsePerftest(t *testing.T) {
 3000,9.0,9.1,9.1,1,1,111111,111111
 5000,7.931,6.249,6.249,9.77,9.77,160031,160000
 `
-	if got, err := parsePerftest([]byte(out), 1000, true); err != nil || got.P50 != 15.862 || got.OpsPerS != 80_000 {
-		t.Errorf("latency: %+v, %v", got, err)
-	}
-	if got, err := parsePerftest([]byte(out), 1000, false); err != nil || got.P50 != 0 || got.OpsPerS != 160_000 || !near(got.GBPerS, 0.16) {
-		t.Errorf("rate: %+v, %v", got, err)
+	if got, err := parsePerftest([]byte(out), 1000); err != nil || got.P50 != 7.931 || got.OpsPerS != 160_000 || !near(got.GBPerS, 0.16) {
+		t.Errorf("%+v, %v", got, err)
 	}
 	for _, bad := range []string{"", "iterations,overall_mr\n", "no,table\n"} {
-		if got, err := parsePerftest([]byte(bad), 1, false); !errors.Is(err, errNoResult) {
+		if got, err := parsePerftest([]byte(bad), 1); !errors.Is(err, errNoResult) {
 			t.Errorf("%q: %+v, %v", bad, got, err)
 		}
 	}
@@ -116,16 +118,16 @@ func TestSpread(t *testing.T) {
 
 func TestFasterBy(t *testing.T) {
 	a, b := sample{OpsPerS: 100, P50: 10}, sample{OpsPerS: 400, P50: 30}
-	if times, ok := fasterBy(a, b, 1); !ok || times != 3 {
+	if times, ok := fasterBy(a, b, true); !ok || times != 3 {
 		t.Errorf("one at a time: %v, want 3 times as fast by latency", times)
 	}
-	if times, ok := fasterBy(a, b, 64); !ok || times != 0.25 {
+	if times, ok := fasterBy(a, b, false); !ok || times != 0.25 {
 		t.Errorf("many: %v, want 0.25 by rate", times)
 	}
-	if times, ok := fasterBy(a, sample{OpsPerS: 200}, 1); !ok || times != 0.5 {
+	if times, ok := fasterBy(a, sample{OpsPerS: 200}, true); !ok || times != 0.5 {
 		t.Errorf("a rival without latencies: %v, want 0.5 by rate", times)
 	}
-	if _, ok := fasterBy(a, sample{}, 64); ok {
+	if _, ok := fasterBy(a, sample{}, false); ok {
 		t.Error("compared with nothing")
 	}
 }
@@ -142,6 +144,24 @@ func TestStatCPU(t *testing.T) {
 	}
 }
 
+func TestMemory(t *testing.T) {
+	if got := statusRSS("Name:\tx\nVmHWM:\t  9 kB\nVmRSS:\t    1024 kB\nRssAnon: 5 kB\n"); got != 1<<20 {
+		t.Errorf("%d, want 1 MiB", got)
+	}
+	if got := statusRSS("VmHWM: 9 kB"); got != 0 {
+		t.Errorf("%d of nothing", got)
+	}
+	m := overheadOf("x", 1000, 1_000_000, 1_180_000)
+	if m.Overhead != 100 || m.RSSBytes != 180_000 {
+		t.Errorf("%+v, want 100 B for each", m)
+	}
+	r := testReport()
+	r.Memory = []memoryResult{m}
+	if text := r.markdown(); !strings.Contains(text, "| x | 1000 | 0.2 | 100.0 |") {
+		t.Error(text)
+	}
+}
+
 func TestPoints(t *testing.T) {
 	all := allPoints()
 	names := map[string]bool{}
@@ -150,16 +170,16 @@ func TestPoints(t *testing.T) {
 			t.Errorf("%s comes twice", p)
 		}
 		names[p.String()] = true
-		if p.Outstanding*p.Size > inFlightBytes || p.Outstanding < 1 || p.Outstanding > deep || p.keys() < p.Outstanding && p.Size < 1<<20 {
+		if p.Outstanding*p.Size > inFlightBytes || p.Outstanding < 1 || p.Outstanding > deep && !p.inGrid() || p.keys() < p.Outstanding && p.Size < 1<<20 {
 			t.Errorf("%s: %d keys", p, p.keys())
 		}
 	}
-	for _, want := range []string{"tcp/get/8B/x1", "shm/put/16MiB/x4", "tcp/get/64KiB/x64", "tcp/get/64KiB/x16", "shm/get/1MiB/x4"} {
+	for _, want := range []string{"tcp/get/8B/x1", "shm/put/16MiB/x4", "tcp/get/64KiB/x64", "tcp/get/64KiB/x16", "shm/get/1MiB/x4", "tcp/put/64B/x256/c50", "tcp/get/64B/x16"} {
 		if !names[want] {
 			t.Errorf("no point %s", want)
 		}
 	}
-	if some, err := matching(all, "^tcp/get/64B/"); err != nil || len(some) != 2 {
+	if some, err := matching(all, "^tcp/get/64B/"); err != nil || len(some) != 12 {
 		t.Errorf("%v, %v", some, err)
 	}
 	for _, bad := range []string{"(", "^nothing$"} {
@@ -184,7 +204,7 @@ func TestEveryPointHasOursAndALimit(t *testing.T) {
 					limits++
 				}
 			}
-			if ours == 0 || limits < 2 || transport == "tcp" && limits < 5 {
+			if ours == 0 || limits < 1 || transport == "tcp" && p.inSeries() && limits < 5 {
 				t.Errorf("%s: %d of ours, %d others", p, ours, limits)
 			}
 		}
@@ -192,7 +212,7 @@ func TestEveryPointHasOursAndALimit(t *testing.T) {
 }
 
 func TestLengthKeepsTheBudget(t *testing.T) {
-	if got := length(20*time.Minute, 1000); got < 300*time.Millisecond || got > 500*time.Millisecond {
+	if got := length(20*time.Minute, 1000); got+overhead > 1200*time.Millisecond || got < 500*time.Millisecond {
 		t.Errorf("%v for 1000 measurements in 20 minutes", got)
 	}
 	if got := length(time.Second, 1000); got != minLength {
@@ -210,7 +230,7 @@ func testReport() *report {
 		Given:   []given{{"dramnode async", true, "x"}, {"dramnode blocking", true, "y"}, {"C over UCX", false, "c"}, {"redis", false, "z"}},
 		Rounds:  2, Seconds: 0.5,
 	}
-	many, one := point{"tcp", "get", 64, 64}, point{"tcp", "get", 64, 1}
+	many, one, wide := newPoint("tcp", "get", 64, 64), newPoint("tcp", "get", 64, 1), point{"tcp", "get", 64, 16, 8}
 	for round := range 2 {
 		k := float64(round + 1)
 		r.Results = append(r.Results,
@@ -220,6 +240,8 @@ func testReport() *report {
 			result{many, "redis", round, sample{OpsPerS: 2000}},
 			result{one, "dramnode blocking", round, sample{OpsPerS: 100, P50: 10}},
 			result{one, "C over UCX", round, sample{OpsPerS: 125, P50: 8}},
+			result{wide, "dramnode async", round, sample{OpsPerS: 9000}},
+			result{wide, "redis", round, sample{OpsPerS: 3000}},
 		)
 	}
 	return r
@@ -235,6 +257,11 @@ func TestMarkdown(t *testing.T) {
 		"## Get, tcp, one at a time",
 		"performance-tcp-get-many.svg",
 		"| redis | z |",
+		"## Get, tcp, 64 B over connections and pipelines",
+		"| 8 x 16 | async |  | **3.00** (3.00-3.00) |",
+		"| 1 x 64 | async | **6.00** (4.00-8.00) | **0.75** (0.50-1.00) |",
+		"- dramnode async is best with 8 x 16: 9000 operations/s.",
+		"- redis is best with 8 x 16: 3000 operations/s.",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q in\n%s", want, text)
@@ -256,7 +283,7 @@ func TestDocsAreWrittenAndReadBack(t *testing.T) {
 	if err := writeDocs(filepath.Join(dir, "docs"), again); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"performance.md", "performance-tcp-get-1.svg", "performance-tcp-get-many.svg"} {
+	for _, name := range []string{"performance.md", "performance-tcp-get-1.svg", "performance-tcp-get-many.svg", "performance-tcp-get-grid.svg"} {
 		if b, err := os.ReadFile(filepath.Join(dir, "docs", name)); err != nil || len(b) < 500 {
 			t.Errorf("%s: %d bytes, %v", name, len(b), err)
 		}
@@ -295,8 +322,7 @@ func TestMemcachedLoad(t *testing.T) {
 		ended := make(chan error, 1)
 		go func() { ended <- fakeMemcached(server) }()
 		// The pipe has no buffer, so a batch must not be longer than what the other side reads at once.
-		m := newMemcachedLoad(client, point{"tcp", op, 100, 1})
-		m.keys = m.keys[:5]
+		m := newMemcachedLoad(client, newPoint("tcp", op, 100, 1), 5)
 		s, err := m.run(func() time.Duration { return 0 }, 20*time.Millisecond)
 		if err != nil || s.OpsPerS <= 0 || s.P50 <= 0 {
 			t.Errorf("%s: %+v, %v", op, s, err)

@@ -58,26 +58,32 @@ func (l *lab) stop() {
 // contenders in the order of the columns. The first of ours that serves a point stands in the summary.
 func (l *lab) contenders() []contender {
 	any := func(point) bool { return true }
+	one := point.inSeries
+	relayed := func(p point) bool { return one(p) && (p.Size == 64 || p.Size == 4<<10 || p.Size == 1<<20) }
+	few := func(p point) bool { return p.Outstanding*p.Connections <= 1024 }
 	many := func(p point) bool { return p.Outstanding > 1 }
 	tcp := func(serves func(point) bool) func(point) bool {
 		return func(p point) bool { return p.Transport == "tcp" && serves(p) }
 	}
 	return []contender{
-		{given{"dramnode async", true, "1 connection, 1 caller with futures, checksums verified"}, many, l.ours("async", "on")},
-		{given{"dramnode blocking", true, "1 connection, as many callers as operations under way, checksums verified"}, any, l.ours("blocking", "on")},
-		{given{"dramnode batch", true, "1 connection, 1 caller, MultiGet or MultiPut of as many keys as operations under way"},
+		{given{"dramnode async", true, "1 caller with futures per connection, checksums verified"}, many, l.ours("async", "on")},
+		{given{"dramnode blocking", true, "as many callers per connection as operations under way, checksums verified"}, few, l.ours("blocking", "on")},
+		{given{"dramnode batch", true, "1 caller per connection, MultiGet or MultiPut of as many keys as operations under way"},
 			func(p point) bool { return many(p) && p.Size <= 4<<10 }, l.ours("batch", "on")},
 		{given{"dramnode no verify", true, "as blocking, with `--verify off`: the client does not compare checksums"},
 			func(p point) bool { return p.Op == "get" && p.Size >= 64<<10 }, l.ours("blocking", "off")},
-		{given{"C over UCX", false, "`bench/cref`: 1 endpoint, one active message each way per operation, both sides poll without pause; no store, no checksum; eager and rendezvous as dramnode chooses"}, any, l.crefMeasure},
-		{given{"ucx_perftest", false, "`ucp_am_lat` (twice its half round trip, both ways with the value) for 1 under way, else `ucp_am_bw` (one way, no replies)"}, any, l.perftest},
-		{given{"redis", false, "1 connection, pipeline of as many as operations under way (`redis-benchmark -c 1 -P N`), no persistence"}, tcp(any), l.redis},
-		{given{"memcached", false, "1 connection, text protocol, batches of as many as operations under way, by a client of ours"}, tcp(any), l.memcached},
+		{given{"dramnode via another", true, "a cluster of two, asked through the node that owns none of the keys (`--via`); async for many short values, else blocking"},
+			tcp(relayed), l.via},
+		{given{"C over UCX", false, "`bench/cref`: 1 endpoint, one active message each way per operation, both sides poll without pause; no store, no checksum; eager and rendezvous as dramnode chooses"}, one, l.crefMeasure},
+		{given{"C relay", false, "`bench/cref`: a third process passes every message on; all three yield when idle"}, tcp(relayed), l.crefRelay},
+		{given{"ucx_perftest", false, "1 endpoint; one under way: half a round trip of `ucp_am_lat` with the value and half a one with 8 B; else `ucp_am_bw`, one way without replies"}, one, l.perftest},
+		{given{"redis", false, "pipeline per connection of as many as operations under way (`redis-benchmark -c C -P N`), no persistence; its latencies end with the first part of a reply, so they are left out, and rates compared, where replies have more"}, tcp(any), l.redis},
+		{given{"memcached", false, "1 connection, text protocol, batches of as many as operations under way, by a client of ours"}, tcp(one), l.memcached},
 		{given{"memcslap", false, "memcached again, as many threads with a connection each as operations under way, values of memcslap's own of about 2.5 KB"},
 			tcp(func(p point) bool { return p.Size == 4<<10 }), l.memcslap},
-		{given{"Olric", false, "1 cluster client with as many callers, and connections, as operations under way; 7 partitions"}, tcp(any), l.olricCallers},
+		{given{"Olric", false, "1 cluster client with as many callers, and connections, as operations under way; 7 partitions"}, tcp(one), l.olricCallers},
 		{given{"Olric pipeline", false, "1 caller with its pipeline, in batches of as many as operations under way"},
-			tcp(func(p point) bool { return many(p) && p.Size <= 64<<10 }), l.olricPipeline},
+			tcp(func(p point) bool { return one(p) && many(p) && p.Size <= 64<<10 }), l.olricPipeline},
 	}
 }
 

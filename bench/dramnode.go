@@ -41,14 +41,52 @@ func (l *lab) ours(mode, verify string) func(context.Context, point, time.Durati
 		if err != nil {
 			return sample{}, err
 		}
-		out, err := run(ctx, nil, l.dramnode, "bench", "--json", "--addr", loopback(port), "--shm", l.shm(), "--op", p.Op,
-			"--mode", mode, "--verify", verify, "--outstanding", strconv.Itoa(p.Outstanding), "--size", strconv.Itoa(p.Size),
-			"--keys", strconv.Itoa(p.keys()), "--duration", length.String(), "--warmup", warmup(length).String())
-		if err != nil {
-			return sample{}, err
-		}
-		return parseJSON(out)
+		return l.load(ctx, port, p, length, "--mode", mode, "--verify", verify)
 	}
+}
+
+func (l *lab) load(ctx context.Context, port int, p point, length time.Duration, more ...string) (sample, error) {
+	args := append([]string{"bench", "--json", "--addr", loopback(port), "--shm", l.shm(), "--op", p.Op,
+		"--outstanding", strconv.Itoa(p.Outstanding), "--connections", strconv.Itoa(p.Connections), "--size", strconv.Itoa(p.Size),
+		"--keys", strconv.Itoa(p.keys()), "--duration", length.String(), "--warmup", warmup(length).String()}, more...)
+	out, err := run(ctx, nil, l.dramnode, args...)
+	if err != nil {
+		return sample{}, err
+	}
+	return parseJSON(out)
+}
+
+// viaRule makes the node of that name the owner of all keys of the load.
+const viaRule = "bench/=owner"
+
+// pair starts a cluster of two: one owns the keys of the load, the other, whose port it returns, none.
+func (l *lab) pair() (int, error) {
+	start := func(name string, more ...string) func(port int) (*server, error) {
+		return func(port int) (*server, error) {
+			args := append([]string{"serve", "--name", name, "--listen", loopback(port), "--shm", l.shm(), "--memory", "1GiB",
+				"--routing", "explicit", "--rule", viaRule, "--log-level", "error"}, more...)
+			return startServer(nil, l.serving(port), l.dramnode, args...)
+		}
+	}
+	_, port, err := l.server("owner", 3, start("owner"))
+	if err != nil {
+		return 0, err
+	}
+	const gossip = 1 // after the port that is listened on
+	_, port, err = l.server("forwarder", 3, start("forwarder", "--join", loopback(port+gossip)))
+	return port, err
+}
+
+func (l *lab) via(ctx context.Context, p point, length time.Duration) (sample, error) {
+	port, err := l.pair()
+	if err != nil {
+		return sample{}, err
+	}
+	mode := "blocking"
+	if p.Outstanding > 1 && p.Size <= 4<<10 {
+		mode = "async"
+	}
+	return l.load(ctx, port, p, length, "--mode", mode, "--via", "forwarder")
 }
 
 // ucxEnv makes the tools over UCX use the transport as dramnode does.
@@ -70,39 +108,100 @@ func (l *lab) eagerBelow() int {
 }
 
 func (l *lab) crefMeasure(ctx context.Context, p point, length time.Duration) (sample, error) {
-	port, err := freePort(1)
+	ports, stop, err := l.crefServers(p, false)
 	if err != nil {
 		return sample{}, err
 	}
-	memory := strconv.Itoa(max(1<<20, p.Size*p.Outstanding))
-	s, err := startServer(l.ucxEnv(), saysReady, l.tools.cref, "serve", host, strconv.Itoa(port), "-m", memory, "-e", strconv.Itoa(l.eagerBelow()))
+	return l.crefLoad(ctx, p, length, ports[0], stop)
+}
+
+// crefRelay measures with a third process between the two, as a node that forwards is. All three yield
+// when they have nothing to do, since there may be fewer cores.
+func (l *lab) crefRelay(ctx context.Context, p point, length time.Duration) (sample, error) {
+	ports, stop, err := l.crefServers(p, true)
 	if err != nil {
 		return sample{}, err
 	}
-	defer s.wait()
-	out, err := run(ctx, l.ucxEnv(), l.tools.cref, p.Op, host, strconv.Itoa(port), "-m", memory, "-e", strconv.Itoa(l.eagerBelow()),
-		"-s", strconv.Itoa(p.Size), "-w", strconv.Itoa(p.Outstanding),
-		"-t", fmt.Sprint(length.Seconds()), "-u", fmt.Sprint(warmup(length).Seconds()))
+	return l.crefLoad(ctx, p, length, ports[1], stop, "-y")
+}
+
+func (l *lab) crefArgs(p point) []string {
+	return []string{"-m", strconv.Itoa(max(1<<20, p.Size*p.Outstanding)), "-e", strconv.Itoa(l.eagerBelow())}
+}
+
+// crefServers starts a server, and maybe a relay. They end with their client; stop ends them early.
+func (l *lab) crefServers(p point, relay bool) (ports []int, stop func(), err error) {
+	var servers []*server
+	stop = func() {
+		for _, s := range servers {
+			s.stop()
+		}
+	}
+	start := func(what string, more ...string) error {
+		port, err := freePort(1)
+		if err != nil {
+			return err
+		}
+		args := append(append([]string{what, host, strconv.Itoa(port)}, l.crefArgs(p)...), more...)
+		s, err := startServer(l.ucxEnv(), saysReady, l.tools.cref, args...)
+		if err == nil {
+			servers, ports = append(servers, s), append(ports, port)
+		}
+		return err
+	}
+	if !relay {
+		err = start("serve")
+		return ports, stop, err
+	}
+	if err = start("serve", "-y"); err == nil {
+		err = start("relay", "-y", "-r", strconv.Itoa(ports[0]))
+	}
 	if err != nil {
-		s.stop()
+		stop()
+	}
+	return ports, stop, err
+}
+
+func (l *lab) crefLoad(ctx context.Context, p point, length time.Duration, port int, stop func(), more ...string) (sample, error) {
+	defer stop() // they have gone, or go at once
+	args := append([]string{p.Op, host, strconv.Itoa(port), "-s", strconv.Itoa(p.Size), "-w", strconv.Itoa(p.Outstanding),
+		"-t", fmt.Sprint(length.Seconds()), "-u", fmt.Sprint(warmup(length).Seconds())}, append(l.crefArgs(p), more...)...)
+	out, err := run(ctx, l.ucxEnv(), l.tools.cref, args...)
+	if err != nil {
 		return sample{}, err
 	}
 	return parseJSON(out)
 }
 
-// perftest knows no replies, so put and get are the same to it, and it does not wait for a window.
+// perftest knows no replies. The time of a get or put is half a round trip with the value, and half a one
+// of a short message; the rate is that of messages in one direction.
 func (l *lab) perftest(ctx context.Context, p point, length time.Duration) (sample, error) {
-	test, latency := "ucp_am_bw", p.Outstanding == 1
-	if latency {
-		test = "ucp_am_lat"
+	if !p.single() {
+		s, err := l.perftestRun(ctx, "ucp_am_bw", p.Size, length)
+		s.P50 = 0 // of handing a message over, which says nothing
+		return s, err
 	}
-	least := max(10, min(2000, keyBytes/p.Size))
-	return l.counted(fmt.Sprint("perftest ", test, p.Size), least, length, func(n int) (sample, error) {
+	const short = 8
+	there, err := l.perftestRun(ctx, "ucp_am_lat", p.Size, length/2)
+	if err != nil {
+		return sample{}, err
+	}
+	back, err := l.perftestRun(ctx, "ucp_am_lat", short, length/2)
+	if err != nil {
+		return sample{}, err
+	}
+	rate := 1 / (1/there.OpsPerS + 1/back.OpsPerS)
+	return sample{OpsPerS: rate, GBPerS: rate * float64(p.Size) / 1e9, P50: there.P50 + back.P50}, nil
+}
+
+func (l *lab) perftestRun(ctx context.Context, test string, size int, length time.Duration) (sample, error) {
+	least := max(10, min(2000, keyBytes/size))
+	return l.counted(fmt.Sprint("perftest ", test, size), least, length, func(n int) (sample, error) {
 		port, err := freePort(1)
 		if err != nil {
 			return sample{}, err
 		}
-		common := []string{"-p", strconv.Itoa(port), "-t", test, "-s", strconv.Itoa(p.Size), "-n", strconv.Itoa(n), "-w", strconv.Itoa(max(1, n/10)), "-e"}
+		common := []string{"-p", strconv.Itoa(port), "-t", test, "-s", strconv.Itoa(size), "-n", strconv.Itoa(n), "-w", strconv.Itoa(max(1, n/10)), "-e"}
 		s, err := startServer(l.ucxEnv(), listens(port), "ucx_perftest", common...)
 		if err != nil {
 			return sample{}, err
@@ -113,6 +212,6 @@ func (l *lab) perftest(ctx context.Context, p point, length time.Duration) (samp
 			s.stop()
 			return sample{}, err
 		}
-		return parsePerftest(out, p.Size, latency)
+		return parsePerftest(out, size)
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"regexp"
 	"runtime"
+	"strconv"
 	"strings"
 )
 
@@ -33,6 +34,12 @@ func thisMachine() machine {
 	m.Load, _, _ = strings.Cut(readFile("/proc/loadavg"), " ")
 	m.MemoryGB = memoryGB(readFile("/proc/meminfo"))
 	return m
+}
+
+// busy reports whether others used a good part of a core of late.
+func busy(m machine) bool {
+	load, err := strconv.ParseFloat(m.Load, 64)
+	return err == nil && load > 0.3
 }
 
 // readFile returns "" for what cannot be read: it is only shown.

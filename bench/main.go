@@ -80,7 +80,7 @@ func (o *options) report() (*report, error) {
 	}
 	points := allPoints()
 	if o.short {
-		points, o.rounds, o.budget = shortPoints(), 1, shortBudget
+		points, o.rounds = shortPoints(), 1
 	}
 	points, err := matching(points, o.points)
 	if err != nil {
@@ -92,6 +92,18 @@ func (o *options) report() (*report, error) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	r := &report{Machine: thisMachine(), Rounds: o.rounds}
+	if busy(r.Machine) && !o.short {
+		fmt.Fprintf(os.Stderr, "the machine has other work (load average %s): do not trust what comes\n", r.Machine.Load)
+	}
+	if o.points == "" {
+		entries := memoryEntries
+		if o.short {
+			entries /= 20
+		}
+		l := newLab(o.tools, "tcp")
+		r.measureMemory(ctx, l, entries)
+		l.stop()
+	}
 	r.run(ctx, o, points)
 	if ctx.Err() != nil {
 		return nil, errors.New("interrupted")
@@ -117,10 +129,10 @@ func (o *options) missing() error {
 }
 
 const (
-	shortBudget = 40 * time.Second
+	shortLength = 100 * time.Millisecond
 	// overhead is what a measurement takes beside its length, about: processes start, keys are put.
-	overhead  = 700 * time.Millisecond
-	minLength = 50 * time.Millisecond
+	overhead  = 400 * time.Millisecond
+	minLength = 200 * time.Millisecond
 	maxLength = 3 * time.Second
 )
 
@@ -157,6 +169,9 @@ func (r *report) run(ctx context.Context, o *options, points []point) {
 		r.Given = append(r.Given, c.given)
 	}
 	measured := length(o.budget, n*o.rounds)
+	if o.short {
+		measured = shortLength
+	}
 	r.Seconds = measured.Seconds()
 	fmt.Fprintf(os.Stderr, "%d points, %d contenders, %d rounds: %d measurements of %v\n", len(points), len(r.Given), o.rounds, n*o.rounds, measured)
 	deadline := time.Now().Add(o.budget)

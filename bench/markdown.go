@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"os"
@@ -9,28 +10,38 @@ import (
 	"strings"
 )
 
-// A section is the points of one transport and operation, with one or with many under way.
+// A section is the points of one transport and operation that vary in one thing.
 type section struct {
+	kind          kind
 	transport, op string
-	many          bool
 	points        []point
 }
 
-func (s section) title() string {
-	depth := "one at a time"
-	if s.many {
-		depth = "many under way"
+// A kind of section, with what it is called in titles and in names of files.
+type kind struct{ title, file string }
+
+var (
+	single = kind{"one at a time", "1"}
+	many   = kind{"many under way", "many"}
+	grid   = kind{"64 B over connections and pipelines", "grid"}
+)
+
+// holds reports whether p belongs to a section of this kind.
+func (k kind) holds(p point) bool {
+	switch k {
+	case single:
+		return p.inSeries() && p.single()
+	case many:
+		return p.inSeries() && !p.single()
 	}
-	return fmt.Sprintf("%s, %s, %s", s.op, s.transport, depth)
+	return p.inGrid()
 }
+
+func (s section) title() string { return fmt.Sprintf("%s, %s, %s", s.op, s.transport, s.kind.title) }
 
 // plotName is the file of its plot.
 func (s section) plotName() string {
-	depth := "1"
-	if s.many {
-		depth = "many"
-	}
-	return fmt.Sprintf("performance-%s-%s-%s.svg", s.transport, s.op, depth)
+	return fmt.Sprintf("performance-%s-%s-%s.svg", s.transport, s.op, s.kind.file)
 }
 
 // sections groups the points that have results, in the order of the grid.
@@ -41,27 +52,32 @@ func (r *report) sections() []section {
 	}
 	var all []section
 	for _, transport := range transports {
-		for _, many := range []bool{false, true} {
+		for _, k := range []kind{single, many, grid} {
 			for _, op := range ops {
-				s := section{transport: transport, op: op, many: many}
+				s := section{k, transport, op, nil}
 				for p := range has {
-					if p.Transport == transport && p.Op == op && p.Outstanding > 1 == many {
+					if p.Transport == transport && p.Op == op && k.holds(p) {
 						s.points = append(s.points, p)
 					}
 				}
-				slices.SortFunc(s.points, func(a, b point) int {
-					if a.Size != b.Size {
-						return a.Size - b.Size
-					}
-					return b.Outstanding - a.Outstanding // the grid's own depth is the deeper one
-				})
-				if len(s.points) > 0 {
+				slices.SortFunc(s.points, order)
+				// The grid repeats points of the others: it needs one of its own.
+				if len(s.points) > 0 && (k != grid || slices.ContainsFunc(s.points, func(p point) bool { return !p.inSeries() })) {
 					all = append(all, s)
 				}
 			}
 		}
 	}
 	return all
+}
+
+// order puts the series' own depth, the deepest, before others of the same length.
+func order(a, b point) int {
+	depth := cmp.Compare(b.Outstanding, a.Outstanding)
+	if a.inGrid() && b.inGrid() {
+		depth = -depth
+	}
+	return cmp.Or(cmp.Compare(a.Size, b.Size), cmp.Compare(a.Connections, b.Connections), depth)
 }
 
 // present returns the contenders that have a result in s.
@@ -122,8 +138,13 @@ func (r *report) markdown() string {
 		t.line("")
 		r.ratios(t, s)
 		t.line("")
+		if s.kind == grid {
+			r.best(t, s)
+			t.line("")
+		}
 		r.absolute(t, s)
 	}
+	r.memory(t)
 	if len(r.Left) > 0 {
 		t.line("")
 		t.line("Not measured, for lack of time: %s.", strings.Join(r.Left, ", "))
@@ -137,6 +158,23 @@ func (r *report) markdown() string {
 		}
 	}
 	return t.String()
+}
+
+// memory is the table of what entries cost.
+func (r *report) memory(t *text) {
+	if len(r.Memory) == 0 {
+		return
+	}
+	t.line("")
+	t.line("## Memory per entry")
+	t.line("")
+	t.line("Resident memory after %d entries of %d B keys and %d B values less that of the empty server; of dramnode the most while it", r.Memory[0].Entries, memoryKeyBytes, memoryValueBytes)
+	t.line("was filled and read. The overhead is what is left for each entry without its key and value.")
+	t.line("")
+	t.head("server", "entries", "memory MB", "overhead B")
+	for _, m := range r.Memory {
+		t.row(m.Contender, fmt.Sprint(m.Entries), fmt.Sprintf("%.1f", float64(m.RSSBytes)/1e6), fmt.Sprintf("%.1f", m.Overhead))
+	}
 }
 
 // describe says where, what and how.
@@ -166,7 +204,7 @@ func (r *report) describe(t *text) {
 // ratios is the table of s: how many times as fast we are.
 func (r *report) ratios(t *text, s section) {
 	ours, rivals := r.present(s, true), r.present(s, false)
-	head := []string{"value", "by"}
+	head := []string{s.column(), "by"}
 	for _, rival := range rivals {
 		head = append(head, "vs "+rival)
 	}
@@ -176,7 +214,7 @@ func (r *report) ratios(t *text, s section) {
 			if len(r.of(p, name)) == 0 {
 				continue
 			}
-			cells := []string{p.label(), strings.TrimPrefix(name, "dramnode ")}
+			cells := []string{s.label(p), strings.TrimPrefix(name, "dramnode ")}
 			for _, rival := range rivals {
 				cells = append(cells, ratioText(r.ratio(p, name, rival)))
 			}
@@ -185,9 +223,35 @@ func (r *report) ratios(t *text, s section) {
 	}
 }
 
+// column says what label tells.
+func (s section) column() string {
+	if s.kind == grid {
+		return "connections x pipeline"
+	}
+	return "value"
+}
+
+// best compares the highest rates of all points of a grid.
+func (r *report) best(t *text, s section) {
+	for _, names := range [][]string{r.present(s, true), r.present(s, false)} {
+		for _, name := range names {
+			rate, at := 0.0, point{}
+			for _, p := range s.points {
+				if f := r.figures(p, name, func(x sample) float64 { return x.OpsPerS }); f.median > rate {
+					rate, at = f.median, p
+				}
+			}
+			t.line("- %s is best with %d x %d: %.0f operations/s.", name, at.Connections, at.Outstanding, rate)
+		}
+	}
+}
+
 // label names p within a section.
-func (p point) label() string {
-	if p.Outstanding == 1 {
+func (s section) label(p point) string {
+	switch {
+	case s.kind == grid:
+		return fmt.Sprintf("%d x %d", p.Connections, p.Outstanding)
+	case p.single():
 		return bytesText(p.Size)
 	}
 	return fmt.Sprintf("%s x %d", bytesText(p.Size), p.Outstanding)
@@ -205,7 +269,7 @@ func ratioText(s spread) string {
 
 // absolute is the table of medians.
 func (r *report) absolute(t *text, s section) {
-	t.head("value", "contender", "operations/s", "GB/s", "p50 us", "p99 us", "client CPU us", "server CPU us")
+	t.head(s.column(), "contender", "operations/s", "GB/s", "p50 us", "p99 us", "client CPU us", "server CPU us")
 	for _, p := range s.points {
 		for _, name := range append(r.present(s, true), r.present(s, false)...) {
 			if len(r.of(p, name)) == 0 {
@@ -218,9 +282,9 @@ func (r *report) absolute(t *text, s section) {
 				}
 				return fmt.Sprintf(format, f.median)
 			}
-			t.row(p.label(), name, cell("%.0f", func(s sample) float64 { return s.OpsPerS }), cell("%.3f", func(s sample) float64 { return s.GBPerS }),
-				cell("%.2f", func(s sample) float64 { return s.P50 }), cell("%.2f", func(s sample) float64 { return s.P99 }),
-				cell("%.2f", func(s sample) float64 { return s.ClientCPU }), cell("%.2f", func(s sample) float64 { return s.ServerCPU }))
+			t.row(s.label(p), name, cell("%.0f", func(x sample) float64 { return x.OpsPerS }), cell("%.3f", func(x sample) float64 { return x.GBPerS }),
+				cell("%.2f", func(x sample) float64 { return x.P50 }), cell("%.2f", func(x sample) float64 { return x.P99 }),
+				cell("%.2f", func(x sample) float64 { return x.ClientCPU }), cell("%.2f", func(x sample) float64 { return x.ServerCPU }))
 		}
 	}
 }

@@ -24,28 +24,36 @@ type memcachedLoad struct {
 	suffix string // of the line before a value
 }
 
-func newMemcachedLoad(c net.Conn, p point) *memcachedLoad {
+func newMemcachedLoad(c net.Conn, p point, keys int) *memcachedLoad {
 	m := &memcachedLoad{point: p, in: bufio.NewReaderSize(c, 1<<16), out: bufio.NewWriterSize(c, 1<<16), value: make([]byte, p.Size), suffix: fmt.Sprintf(" %d\r\n", p.Size)}
 	for i := range m.value {
 		m.value[i] = 'x'
 	}
-	for i := range p.keys() {
+	for i := range keys {
 		m.keys = append(m.keys, fmt.Appendf(nil, "key:%012d", i))
 	}
 	return m
 }
 
-// run fills and measures; serverCPU is the server's processor time so far.
-func (m *memcachedLoad) run(serverCPU func() time.Duration, length time.Duration) (sample, error) {
+// fill puts every key once.
+func (m *memcachedLoad) fill() error {
 	for at := 0; at < len(m.keys); {
 		n := min(m.Outstanding, len(m.keys)-at)
 		for _, key := range m.keys[at : at+n] {
 			m.set(key)
 		}
 		if err := m.answers(n, m.stored); err != nil {
-			return sample{}, err
+			return err
 		}
 		at += n
+	}
+	return nil
+}
+
+// run fills and measures; serverCPU is the server's processor time so far.
+func (m *memcachedLoad) run(serverCPU func() time.Duration, length time.Duration) (sample, error) {
+	if err := m.fill(); err != nil {
+		return sample{}, err
 	}
 	if _, err := m.until(time.Now().Add(warmup(length))); err != nil {
 		return sample{}, err

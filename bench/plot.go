@@ -26,16 +26,16 @@ type line struct {
 func (r *report) plot(s section) plot {
 	p := plot{title: s.title(), axis: "median latency, us"}
 	figure := func(s sample) float64 { return s.P50 }
-	if s.many {
+	if s.kind != single {
 		p.axis, figure = "operations per second", func(s sample) float64 { return s.OpsPerS }
 	}
 	var points []point
 	for _, at := range s.points {
-		if n := len(points); n > 0 && points[n-1].Size == at.Size {
+		if n := len(points); n > 0 && s.kind != grid && points[n-1].Size == at.Size {
 			continue // a second depth
 		}
 		points = append(points, at)
-		p.places = append(p.places, at.label())
+		p.places = append(p.places, s.label(at))
 	}
 	for _, ours := range []bool{true, false} {
 		for _, name := range r.present(s, ours) {
@@ -58,7 +58,7 @@ const (
 )
 
 // colours are told apart by most people with colour blindness too (Okabe and Ito).
-var colours = []string{"#0072b2", "#56b4e9", "#004466", "#8899cc", "#d55e00", "#e69f00", "#cc0000", "#009e73", "#66aa55", "#cc79a7", "#885577"}
+var colours = []string{"#0072b2", "#56b4e9", "#004466", "#8899cc", "#d55e00", "#e69f00", "#cc0000", "#009e73", "#66aa55", "#cc79a7", "#885577", "#000000", "#999933"}
 
 // decades returns the powers of ten that hold all values.
 func (p plot) decades() (low, high int, ok bool) {

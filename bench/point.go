@@ -7,15 +7,27 @@ import (
 
 // A point is what all contenders do the same of.
 type point struct {
-	Transport   string `json:"transport"` // tcp or shm
-	Op          string `json:"op"`        // get or put
-	Size        int    `json:"size"`      // bytes of a value
-	Outstanding int    `json:"outstanding"`
+	Transport   string `json:"transport"`   // tcp or shm
+	Op          string `json:"op"`          // get or put
+	Size        int    `json:"size"`        // bytes of a value
+	Outstanding int    `json:"outstanding"` // operations under way per connection
+	Connections int    `json:"connections"`
+}
+
+func newPoint(transport, op string, size, outstanding int) point {
+	return point{transport, op, size, outstanding, 1}
 }
 
 func (p point) String() string {
-	return fmt.Sprintf("%s/%s/%s/x%d", p.Transport, p.Op, bytesText(p.Size), p.Outstanding)
+	name := fmt.Sprintf("%s/%s/%s/x%d", p.Transport, p.Op, bytesText(p.Size), p.Outstanding)
+	if p.Connections > 1 {
+		name += fmt.Sprintf("/c%d", p.Connections)
+	}
+	return name
 }
+
+// single reports whether there is one operation at a time, so that latency is what counts.
+func (p point) single() bool { return p.Outstanding*p.Connections == 1 }
 
 // keys is how many different values are used: as many as fit keyBytes.
 func (p point) keys() int { return max(4, min(10_000, keyBytes/p.Size)) }
@@ -31,7 +43,21 @@ var (
 	transports = []string{"tcp", "shm"}
 	ops        = []string{"get", "put"}
 	sizes      = []int{8, 64, 1 << 10, 4 << 10, 64 << 10, 1 << 20, 16 << 20}
+
+	// Over which redis is at its best somewhere, for values of gridSize over tcp.
+	gridConnections = []int{1, 8, 50}
+	gridOutstanding = []int{1, 16, deep, 256}
 )
+
+const gridSize = 64
+
+// inGrid reports whether p belongs to the table over connections and pipelines.
+func (p point) inGrid() bool { return p.Transport == "tcp" && p.Size == gridSize }
+
+// inSeries reports whether p belongs to the tables over lengths of values.
+func (p point) inSeries() bool {
+	return p.Connections == 1 && (p.Size != gridSize || p.Outstanding == 1 || p.Outstanding == deep)
+}
 
 // allPoints returns the grid: each size with one operation under way and with many.
 func allPoints() []point {
@@ -39,11 +65,20 @@ func allPoints() []point {
 	for _, transport := range transports {
 		for _, op := range ops {
 			for _, size := range sizes {
-				all = append(all, point{transport, op, size, 1}, point{transport, op, size, min(deep, inFlightBytes/size)})
+				all = append(all, newPoint(transport, op, size, 1), newPoint(transport, op, size, min(deep, inFlightBytes/size)))
 			}
 		}
 		// Bulk gets at the depth at which a store is to come close to the limit.
-		all = append(all, point{transport, "get", 64 << 10, 16}, point{transport, "get", 1 << 20, 4})
+		all = append(all, newPoint(transport, "get", 64<<10, 16), newPoint(transport, "get", 1<<20, 4))
+	}
+	for _, op := range ops {
+		for _, connections := range gridConnections {
+			for _, outstanding := range gridOutstanding {
+				if p := (point{"tcp", op, gridSize, outstanding, connections}); !p.inSeries() { // those are there
+					all = append(all, p)
+				}
+			}
+		}
 	}
 	return all
 }
@@ -51,8 +86,8 @@ func allPoints() []point {
 // shortPoints are enough to see that everything works.
 func shortPoints() []point {
 	return []point{
-		{"tcp", "get", 64, 1}, {"tcp", "put", 4 << 10, 64}, {"tcp", "get", 1 << 20, 4},
-		{"shm", "get", 64, 64}, {"shm", "put", 64 << 10, 4},
+		newPoint("tcp", "get", 64, 1), newPoint("tcp", "put", 4<<10, 64), newPoint("tcp", "get", 1<<20, 4), {"tcp", "put", 64, 16, 8},
+		newPoint("shm", "get", 64, 64), newPoint("shm", "put", 64<<10, 4),
 	}
 }
 

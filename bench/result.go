@@ -7,13 +7,14 @@ import (
 
 // A report is everything that a run found; docs are made from it alone.
 type report struct {
-	Machine  machine  `json:"machine"`
-	Given    []given  `json:"given"` // in the order of the columns
-	Rounds   int      `json:"rounds"`
-	Seconds  float64  `json:"seconds"` // of each measurement
-	Results  []result `json:"results"`
-	Failures []string `json:"failures,omitempty"`
-	Left     []string `json:"left,omitempty"` // points that there was no time for
+	Machine  machine        `json:"machine"`
+	Given    []given        `json:"given"` // in the order of the columns
+	Rounds   int            `json:"rounds"`
+	Seconds  float64        `json:"seconds"` // of each measurement
+	Results  []result       `json:"results"`
+	Memory   []memoryResult `json:"memory,omitempty"`
+	Failures []string       `json:"failures,omitempty"`
+	Left     []string       `json:"left,omitempty"` // points that there was no time for
 }
 
 // given says what a contender was given.
@@ -79,7 +80,7 @@ func (r *report) ratio(p point, ours, rival string) spread {
 		if !ok {
 			continue
 		}
-		if times, ok := fasterBy(a, b, p.Outstanding); ok {
+		if times, ok := fasterBy(a, b, p.single()); ok {
 			values = append(values, times)
 		}
 	}

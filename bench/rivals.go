@@ -15,32 +15,36 @@ import (
 // olricVersion is what bench/olric/go.mod has.
 const olricVersion = "0.7.4"
 
-func (l *lab) redis(ctx context.Context, p point, length time.Duration) (sample, error) {
-	s, port, err := l.server("redis", 1, func(port int) (*server, error) {
+func (l *lab) redisServer() (*server, int, error) {
+	return l.server("redis", 1, func(port int) (*server, error) {
 		return startServer(nil, accepts(loopback(port)), "redis-server", "--bind", host, "--port", strconv.Itoa(port), "--save", "", "--appendonly", "no", "--dir", "/")
 	})
+}
+
+func (l *lab) redis(ctx context.Context, p point, length time.Duration) (sample, error) {
+	s, port, err := l.redisServer()
 	if err != nil {
 		return sample{}, err
 	}
-	if err := fillRedis(loopback(port), p); err != nil {
+	if err := fillRedis(loopback(port), p.keys(), p.Size); err != nil {
 		return sample{}, err
 	}
-	return l.counted("redis "+p.String(), max(p.Outstanding, min(2000, keyBytes/p.Size)), length, func(n int) (sample, error) {
+	return l.counted("redis "+p.String(), max(p.Outstanding*p.Connections, min(2000, keyBytes/p.Size)), length, func(n int) (sample, error) {
 		n -= n % p.Outstanding
 		return withCPU(s, n, func() (sample, error) {
 			op := map[string]string{"get": "get", "put": "set"}[p.Op]
-			out, err := run(ctx, nil, "redis-benchmark", "-h", host, "-p", strconv.Itoa(port), "-t", op, "-c", "1", "-P", strconv.Itoa(p.Outstanding),
+			out, err := run(ctx, nil, "redis-benchmark", "-h", host, "-p", strconv.Itoa(port), "-t", op, "-c", strconv.Itoa(p.Connections), "-P", strconv.Itoa(p.Outstanding),
 				"-n", strconv.Itoa(n), "-d", strconv.Itoa(p.Size), "-r", strconv.Itoa(p.keys()), "--csv", "--precision", "3")
 			if err != nil {
 				return sample{}, err
 			}
-			return parseRedisBenchmark(out, p.Size)
+			return parseRedisBenchmark(out, p)
 		})
 	})
 }
 
 // fillRedis puts the keys that redis-benchmark -r reads, and nothing else.
-func fillRedis(addr string, p point) (err error) {
+func fillRedis(addr string, keys, size int) (err error) {
 	c, err := net.Dial("tcp", addr)
 	if err != nil {
 		return err
@@ -50,30 +54,36 @@ func fillRedis(addr string, p point) (err error) {
 		return err
 	}
 	in, out := bufio.NewReader(c), bufio.NewWriterSize(c, 1<<16)
-	value := strings.Repeat("x", p.Size)
-	reply := func() error {
-		line, err := in.ReadString('\n')
-		if err == nil && line != "+OK\r\n" {
-			err = fmt.Errorf("redis: %q", line)
+	value := strings.Repeat("x", size)
+	replies := func(n int) error {
+		if err := out.Flush(); err != nil {
+			return err
 		}
-		return errors.Join(err)
+		for range n {
+			if line, err := in.ReadString('\n'); err != nil || line != "+OK\r\n" {
+				return fmt.Errorf("redis: %q: %w", line, errors.Join(err, errNotStored))
+			}
+		}
+		return nil
 	}
 	fmt.Fprint(out, "FLUSHALL\r\n")
 	sent := 1
-	for i := range p.keys() {
-		fmt.Fprintf(out, "*3\r\n$3\r\nSET\r\n$16\r\nkey:%012d\r\n$%d\r\n%s\r\n", i, p.Size, value)
-		sent++
-	}
-	if err := out.Flush(); err != nil { // replies are few bytes, so they do not block the server
-		return err
-	}
-	for range sent {
-		if err := reply(); err != nil {
-			return err
+	for i := range keys {
+		fmt.Fprintf(out, "*3\r\n$3\r\nSET\r\n$16\r\nkey:%012d\r\n$%d\r\n%s\r\n", i, size, value)
+		if sent++; sent >= fillBatch {
+			if err := replies(sent); err != nil {
+				return err
+			}
+			sent = 0
 		}
 	}
-	return nil
+	return replies(sent)
 }
+
+// fillBatch bounds the replies that wait to be read.
+const fillBatch = 1000
+
+var errNotStored = errors.New("the value was not stored")
 
 func (l *lab) memcachedServer() (*server, int, error) {
 	return l.server("memcached", 1, func(port int) (*server, error) {
@@ -113,7 +123,7 @@ func (l *lab) memcached(ctx context.Context, p point, length time.Duration) (sam
 		return sample{}, err
 	}
 	defer context.AfterFunc(ctx, func() { c.Close() })()
-	return newMemcachedLoad(c, p).run(s.cpu, length)
+	return newMemcachedLoad(c, p, p.keys()).run(s.cpu, length)
 }
 
 func (l *lab) olricCallers(ctx context.Context, p point, length time.Duration) (sample, error) {

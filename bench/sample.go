@@ -58,8 +58,12 @@ func checked(s sample) (sample, error) {
 	return s, nil
 }
 
+// firstReadBytes is how much of a reply redis-benchmark reads at once. Its latencies end with that read:
+// they hold for single short replies only.
+const firstReadBytes = 16 << 10
+
 // parseRedisBenchmark reads redis-benchmark --csv.
-func parseRedisBenchmark(out []byte, size int) (sample, error) {
+func parseRedisBenchmark(out []byte, p point) (sample, error) {
 	// It warns on the same stream; the table begins with its header.
 	text := string(out)
 	at := strings.Index(text, `"test",`)
@@ -87,7 +91,10 @@ func parseRedisBenchmark(out []byte, size int) (sample, error) {
 	if err != nil {
 		return sample{}, err
 	}
-	s.GBPerS = s.OpsPerS * float64(size) / 1e9
+	if p.Outstanding > 1 || p.Op == "get" && p.Size >= firstReadBytes {
+		s.P50, s.P99 = 0, 0
+	}
+	s.GBPerS = s.OpsPerS * float64(p.Size) / 1e9
 	return checked(s)
 }
 
@@ -110,9 +117,9 @@ func parseMemcslap(out []byte) (sample, error) {
 	return checked(sample{OpsPerS: n / seconds})
 }
 
-// parsePerftest reads ucx_perftest -v: the percentile of the time per message, and the overall rate. A
-// latency test tells half a round trip, so its P50 here is twice that.
-func parsePerftest(out []byte, size int, latency bool) (sample, error) {
+// parsePerftest reads ucx_perftest -v: the median time of a message, which in a latency test is half a
+// round trip, and the overall rate.
+func parsePerftest(out []byte, size int) (sample, error) {
 	text := string(out)
 	at := strings.Index(text, "iterations,")
 	if at < 0 {
@@ -136,11 +143,7 @@ func parsePerftest(out []byte, size int, latency bool) (sample, error) {
 		err = errors.Join(err, parseErr)
 		return v
 	}
-	s := sample{OpsPerS: field("overall_mr")}
-	if latency {
-		s.P50 = 2 * field("50.0_percentile_lat")
-		s.OpsPerS /= 2
-	}
+	s := sample{OpsPerS: field("overall_mr"), P50: field("50.0_percentile_lat")}
 	if err != nil {
 		return sample{}, err
 	}

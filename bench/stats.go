@@ -19,8 +19,8 @@ func spreadOf(values []float64) spread {
 
 // fasterBy tells how many times as fast a is as b: by the median time of an operation when there is one
 // at a time, else by the rate. ok is false when one of them did not tell.
-func fasterBy(a, b sample, outstanding int) (times float64, ok bool) {
-	if outstanding == 1 && a.P50 > 0 && b.P50 > 0 {
+func fasterBy(a, b sample, single bool) (times float64, ok bool) {
+	if single && a.P50 > 0 && b.P50 > 0 {
 		return b.P50 / a.P50, true
 	}
 	if a.OpsPerS <= 0 || b.OpsPerS <= 0 {

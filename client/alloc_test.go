@@ -53,6 +53,12 @@ func (n *instantNetwork) Info() transport.LinkInfo {
 	return transport.LinkInfo{State: transport.LinkOpen, Peer: transport.Peer{Incarnation: 1}}
 }
 
+func (n *instantNetwork) CallAll(calls []*transport.Call) {
+	for _, c := range calls {
+		n.Call(c)
+	}
+}
+
 func (n *instantNetwork) Call(c *transport.Call) {
 	c.Body.Release()
 	switch wire.Kind(c.Header[0]) {

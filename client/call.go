@@ -16,15 +16,23 @@ type call struct {
 	client *Client
 	sent   transport.Call
 	refs   atomic.Int32
-	done   chan struct{} // holds one token, put there when reply is complete
+	state  atomic.Int32
+	done   chan struct{} // gets one token when reply is complete, if somebody waits by then
 	slot   bool          // holds one of client.slots until complete
 
 	header []byte  // of the request
 	copied []byte  // the request's body when it is short
 	large  *Buffer // the request's body otherwise; the call holds a reference until Release
 
-	reply reply // the network's until the token, then the waiter's
+	reply reply // the network's until complete, then the waiter's
 }
+
+// States of a call.
+const (
+	callSent     = iota
+	callAwaited  // somebody waits for the token
+	callComplete // nobody waited: there is no token, the state tells
+)
 
 // A reply is what came back.
 type reply struct {
@@ -47,8 +55,9 @@ func (c *Client) newCall() *call {
 	return a
 }
 
-// send hands a over to the network. The references are counted before anything can run.
-func (a *call) send(l transport.Link, body []byte, large *Buffer) {
+// load makes a ready to be handed to the network. The references are counted before anything can run.
+func (a *call) load(body []byte, large *Buffer) {
+	a.state.Store(callSent)
 	a.sent.Header = a.header
 	a.sent.Body = transport.Body{}
 	refs := int32(2)
@@ -69,7 +78,6 @@ func (a *call) send(l transport.Link, body []byte, large *Buffer) {
 		a.sent.Body = transport.Body{Bytes: body, Releaser: a}
 	}
 	a.refs.Store(refs)
-	l.Call(&a.sent)
 }
 
 // Release implements transport.Releaser for the request's body.
@@ -119,7 +127,9 @@ func (a *call) Complete(_ *transport.Call, header, body []byte, err error) {
 		a.slot = false
 		<-a.client.slots
 	}
-	a.done <- struct{}{}
+	if !a.state.CompareAndSwap(callSent, callComplete) {
+		a.done <- struct{}{}
+	}
 	a.drop()
 }
 
@@ -145,7 +155,7 @@ func (a *call) drop() {
 		return
 	}
 	select {
-	case <-a.done: // nobody waited
+	case <-a.done: // who waited has left
 	default:
 	}
 	if a.reply.placed != nil {

@@ -248,8 +248,9 @@ func (c *Client) nobody(last error) error {
 }
 
 // deadline is when an operation under ctx must have ended.
-func (c *Client) deadline(ctx context.Context) time.Time {
-	now := time.Now()
+func (c *Client) deadline(ctx context.Context) time.Time { return c.deadlineFrom(ctx, time.Now()) }
+
+func (c *Client) deadlineFrom(ctx context.Context, now time.Time) time.Time {
 	deadline, ok := ctx.Deadline()
 	if !ok {
 		return now.Add(c.cfg.Timeout)

@@ -14,7 +14,7 @@ type Future[T any] struct {
 	ctx    context.Context
 	op     op
 	err    error // it was not started, or Wait returned already
-	result func(*op) (T, error)
+	result func(*Client, *op) (T, error)
 }
 
 var errWaited = fmt.Errorf("client: %w: the future was waited for before", dramnode.ErrInvalid)
@@ -30,13 +30,13 @@ func (f *Future[T]) Wait() (T, error) {
 	if err := f.client.finish(f.ctx, &f.op); err != nil {
 		return none, err
 	}
-	return f.result(&f.op)
+	return f.result(f.client, &f.op)
 }
 
 // StartGet is Get that does not wait for the answer. It waits while Config.Outstanding operations are
 // under way. The context holds until Wait returned, and key must not change before.
 func (c *Client) StartGet(ctx context.Context, key []byte, opts ...Option) *Future[Value] {
-	f := &Future[Value]{client: c, ctx: ctx, result: c.value}
+	f := &Future[Value]{client: c, ctx: ctx, result: value}
 	if f.err = c.prepareGet(ctx, &f.op, key, opts); f.err == nil {
 		f.err = c.startSlot(ctx, &f.op)
 	}
@@ -47,9 +47,7 @@ func (c *Client) StartGet(ctx context.Context, key []byte, opts ...Option) *Futu
 // Wait returned. It waits for memory too when the value is long, so somebody must Wait for earlier
 // futures before all of Config.MemoryBytes are in use.
 func (c *Client) StartPut(ctx context.Context, key, value []byte, opts ...Option) *Future[dramnode.Generation] {
-	f := &Future[dramnode.Generation]{client: c, ctx: ctx, result: func(o *op) (dramnode.Generation, error) {
-		return o.call.reply.ext.Generation, nil
-	}}
+	f := &Future[dramnode.Generation]{client: c, ctx: ctx, result: generation}
 	if f.err = c.preparePut(ctx, &f.op, key, value, opts); f.err != nil {
 		return f
 	}
@@ -60,6 +58,10 @@ func (c *Client) StartPut(ctx context.Context, key, value []byte, opts ...Option
 		f.op.end(c)
 	}
 	return f
+}
+
+func generation(_ *Client, o *op) (dramnode.Generation, error) {
+	return o.call.reply.ext.Generation, nil
 }
 
 // startSlot starts the first attempt of o once there is a slot. The slot comes back with the reply,

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/dramnode/dramnode"
+	"github.com/dramnode/dramnode/control"
 	"github.com/dramnode/dramnode/wire"
 )
 
@@ -166,31 +167,37 @@ type scatter struct {
 	deadline time.Time
 
 	left bitmap   // partitions without answer
-	sets []bitmap // by member: what it is asked for
-	ops  []op     // by member
-	live []int    // members that are asked
+	sets []bitmap // by member, twice: what it is asked for that stays, and what is on the move
+	ops  []op     // by set
+	live []int    // sets that are asked for
 	err  error
 }
 
-// prepare makes an op for each member that owns partitions which are left.
+// prepare makes an op for each member that owns partitions which are left. Those on the move are asked
+// for apart, so that a refusal because of one of them does not cost the answer for all the others.
 func (s *scatter) prepare(v *view) error {
 	t, c := v.table, s.client
 	if len(newBitmap(len(t.Rows))) != len(s.left) {
 		return fmt.Errorf("client: %w: the cluster was replaced by another", dramnode.ErrUnavailable)
 	}
-	s.sets, s.ops, s.live = make([]bitmap, len(t.Members)), make([]op, len(t.Members)), nil
+	members := len(t.Members)
+	s.sets, s.ops, s.live = make([]bitmap, 2*members), make([]op, 2*members), nil
 	for p, row := range t.Rows {
 		if !s.left.has(p) {
 			continue
 		}
-		if s.sets[row.Owner] == nil {
-			s.sets[row.Owner] = make(bitmap, len(s.left))
-			s.live = append(s.live, int(row.Owner))
+		i := int(row.Owner)
+		if row.MoveTo != control.None {
+			i += members
 		}
-		s.sets[row.Owner].set(p)
+		if s.sets[i] == nil {
+			s.sets[i] = make(bitmap, len(s.left))
+			s.live = append(s.live, i)
+		}
+		s.sets[i].set(p)
 	}
 	for _, i := range s.live {
-		to, err := c.member(v, uint16(i))
+		to, err := c.member(v, uint16(i%members))
 		if err != nil {
 			return err
 		}

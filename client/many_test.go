@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math/bits"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -300,5 +301,45 @@ func TestLinksOfFormerMembersClose(t *testing.T) {
 	}
 	if links := c.Links(); len(links) != 2 || links[0].Addr != all[0].addr || links[1].Addr != all[1].addr {
 		t.Errorf("links: %+v", links)
+	}
+}
+
+// A partition on the move is asked for apart, so its refusal costs no answer for the others.
+func TestListAsksApartForWhatMoves(t *testing.T) {
+	const moving = 0
+	cluster := newTestCluster(t, 2)
+	table := cluster.newTable(2, func(p int) int { return p % 2 })
+	table.Rows[moving].MoveTo, table.Rows[moving].MoveID = 1, 2
+	cluster.install(table)
+	c := cluster.client(nil)
+	fill(cluster, 200, "a/%04d")
+	var alone, others atomic.Int64
+	cluster.nodes[0].setHook(func(r *transport.Request, h wire.Header) bool {
+		if h.Kind != wire.KindList {
+			return false
+		}
+		q, err := wire.ParseListRequest(r.Body, nil)
+		if err != nil {
+			t.Error(err)
+			return false
+		}
+		if bitmap(q.Partitions).has(moving) {
+			if alone.Add(1); bits.OnesCount64(q.Partitions[0]) != 1 {
+				t.Error("what moves is not asked for apart")
+			}
+			if alone.Load() < 3 {
+				cluster.nodes[0].reply(r, &wire.Header{Kind: h.Kind, Status: wire.StatusUnavailable}, nil)
+				return true
+			}
+		} else {
+			others.Add(1)
+		}
+		return false
+	})
+	if keys := listed(t, c, Query{}); len(keys) != 200 {
+		t.Errorf("%d keys, want 200", len(keys))
+	}
+	if alone.Load() != 3 || others.Load() != 1 {
+		t.Errorf("the moving partition was asked for %d times, the others %d; want 3 and 1", alone.Load(), others.Load())
 	}
 }

@@ -3,8 +3,10 @@ package client
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/dramnode/dramnode"
+	"github.com/dramnode/dramnode/transport"
 )
 
 // A GetResult is the outcome for one key of MultiGet.
@@ -18,14 +20,15 @@ func (c *Client) MultiGet(ctx context.Context, keys [][]byte, opts ...Option) []
 	results := make([]GetResult, len(keys))
 	ops := make([]op, len(keys))
 	live := make([]int, 0, len(keys))
+	deadline := c.deadline(ctx)
 	for i, key := range keys {
-		if results[i].Err = c.prepareGet(ctx, &ops[i], key, opts); results[i].Err == nil {
+		if results[i].Err = ops[i].asGet(deadline, key, opts); results[i].Err == nil {
 			live = append(live, i)
 		}
 	}
 	c.doAll(ctx, ops, live, func(i int, err error) {
 		if results[i].Err = err; err == nil {
-			results[i].Value, results[i].Err = c.value(&ops[i])
+			results[i].Value, results[i].Err = value(c, &ops[i])
 		}
 	})
 	return results
@@ -48,8 +51,9 @@ func (c *Client) MultiPut(ctx context.Context, items []Item) []PutResult {
 	results := make([]PutResult, len(items))
 	ops := make([]op, len(items))
 	live := make([]int, 0, len(items))
+	deadline := c.deadline(ctx)
 	for i, it := range items {
-		if results[i].Err = c.preparePut(ctx, &ops[i], it.Key, it.Value, it.Options); results[i].Err == nil {
+		if results[i].Err = c.asPut(&ops[i], deadline, it.Key, it.Value, it.Options); results[i].Err == nil {
 			live = append(live, i)
 		}
 	}
@@ -93,8 +97,11 @@ func (c *Client) doAll(ctx context.Context, ops []op, live []int, done func(i in
 // round sends one attempt of each op and collects them in the same order. It returns what is to be
 // sent again, and which of those, the leader, says best how to go on.
 func (c *Client) round(ctx context.Context, ops []op, live []int, end func(int, error)) (retry []int, leader int, s step) {
-	sent := live[:0:0] // started and not collected, oldest first
+	sent := make([]int, 0, len(live)) // started and not collected, oldest first
+	var out bundles
+	now := time.Now()
 	collect := func() {
+		out.flush()
 		i := sent[0]
 		sent = sent[1:]
 		switch next := c.await(ctx, &ops[i]); next {
@@ -126,11 +133,51 @@ func (c *Client) round(ctx context.Context, ops []op, live []int, end func(int, 
 			end(i, err)
 			continue
 		}
-		c.start(&ops[i])
+		ops[i].now = now
+		if c.prepare(&ops[i]) {
+			out.add(ops[i].sent.to.link, &ops[i].call.sent)
+		}
 		sent = append(sent, i)
 	}
 	for len(sent) > 0 {
 		collect()
 	}
 	return retry, leader, s
+}
+
+// bundles are calls that wait to be given to their links together, so that they travel together: a link
+// that gets them one by one is already sending the first when the second comes.
+type bundles []bundle
+
+type bundle struct {
+	link  transport.Link
+	calls []*transport.Call
+}
+
+// bundleCalls is as many as fit about one message. With more, the network would idle meanwhile.
+const bundleCalls = 32
+
+func (bs *bundles) add(l transport.Link, call *transport.Call) {
+	for i := range *bs {
+		if b := &(*bs)[i]; b.link == l {
+			if b.calls = append(b.calls, call); len(b.calls) == bundleCalls {
+				b.flush()
+			}
+			return
+		}
+	}
+	*bs = append(*bs, bundle{l, append(make([]*transport.Call, 0, bundleCalls), call)})
+}
+
+func (bs *bundles) flush() {
+	for i := range *bs {
+		(*bs)[i].flush()
+	}
+}
+
+func (b *bundle) flush() {
+	if len(b.calls) > 0 {
+		b.link.CallAll(b.calls)
+		b.calls = b.calls[:0]
+	}
 }

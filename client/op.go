@@ -26,8 +26,9 @@ type op struct {
 	large    *Buffer // the op's reference
 	to       *peer   // nil: the owner of key
 	deadline time.Time
-	counter  uint64 // of a write
-	slot     bool   // the next attempt frees one of Client.slots
+	now      time.Time // when deadline was computed; zero: long ago
+	counter  uint64    // of a write
+	slot     bool      // the next attempt frees one of Client.slots
 
 	call *call // the current attempt, with its reply after await
 	sent route
@@ -48,20 +49,30 @@ func (c *Client) asWrite(o *op, e wire.WriteExt) {
 
 // start sends one attempt and does not wait.
 func (c *Client) start(o *op) {
+	if c.prepare(o) {
+		o.sent.to.link.Call(&o.call.sent)
+	}
+}
+
+// prepare makes the attempt's call, which must go to o.sent.to. False: it cannot be sent.
+func (c *Client) prepare(o *op) bool {
 	o.call = nil
 	o.view = c.view.Load()
 	o.sent = route{to: o.to}
 	if o.to == nil {
 		if o.sent, o.err = c.route(o.view, o.key); o.err != nil {
-			return
+			return false
 		}
+	}
+	if o.now.IsZero() {
+		o.now = time.Now()
 	}
 	a := c.newCall()
 	h := wire.Header{
 		Kind:         o.kind,
 		Flags:        o.flags,
 		Epoch:        o.sent.epoch,
-		BudgetMicros: budget(time.Until(o.deadline)),
+		BudgetMicros: budget(o.deadline.Sub(o.now)),
 		CRC:          o.crc,
 		Ext:          o.ext[:o.extBytes],
 		Key:          o.key,
@@ -75,8 +86,9 @@ func (c *Client) start(o *op) {
 	a.header = wire.AppendHeader(a.header[:0], &h)
 	a.sent.Deadline = o.deadline
 	a.slot, o.slot = o.slot, false
-	o.call = a
-	a.send(o.sent.to.link, o.body, o.large)
+	o.call, o.now = a, time.Time{}
+	a.load(o.body, o.large)
+	return true
 }
 
 // budget crosses the wire as a duration, since clocks differ. 0 would mean no limit.
@@ -90,9 +102,7 @@ func (c *Client) await(ctx context.Context, o *op) step {
 	if a == nil { // it could not be sent
 		return stepRetry
 	}
-	select {
-	case <-a.done:
-	default:
+	if a.state.CompareAndSwap(callSent, callAwaited) {
 		select {
 		case <-a.done:
 		case <-ctx.Done():

@@ -8,7 +8,6 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/dramnode/dramnode"
-	"github.com/dramnode/dramnode/transport"
 	"github.com/dramnode/dramnode/wire"
 )
 
@@ -156,25 +155,18 @@ func TestOrderFor(t *testing.T) {
 	}
 }
 
-// A silentLink keeps what it is given and never answers.
-type silentLink struct {
-	transport.Link
-	call *transport.Call
-}
-
-func (l *silentLink) Call(c *transport.Call) { l.call = c }
-
 // The caller may leave before the network has read the body, so it must not be the caller's memory.
 func TestShortBodiesAreCopied(t *testing.T) {
 	var c Client
 	for _, large := range []bool{false, true} {
-		value, l, buffer := []byte("value"), &silentLink{}, (*Buffer)(nil)
+		value, buffer := []byte("value"), (*Buffer)(nil)
 		if large {
 			buffer = heapBuffer(value)
 		}
-		c.newCall().send(l, value, buffer)
+		a := c.newCall()
+		a.load(value, buffer)
 		value[0] = 'X'
-		if got := string(l.call.Body.Bytes); got != "value" {
+		if got := string(a.sent.Body.Bytes); got != "value" {
 			t.Errorf("in a Buffer: %v: the network reads %q", large, got)
 		}
 	}

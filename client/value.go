@@ -33,7 +33,7 @@ func (c *Client) Get(ctx context.Context, key []byte, opts ...Option) (Value, er
 	if err := c.do(ctx, &o); err != nil {
 		return Value{}, err
 	}
-	return c.value(&o)
+	return value(c, &o)
 }
 
 // GetInto reads into dst: Value.Bytes is the part of dst that was filled. When dst is too short the
@@ -95,15 +95,20 @@ func (c *Client) Stat(ctx context.Context, key []byte) (Meta, error) {
 }
 
 func (c *Client) prepareGet(ctx context.Context, o *op, key []byte, opts []Option) error {
+	o.now = time.Now()
+	return o.asGet(c.deadlineFrom(ctx, o.now), key, opts)
+}
+
+func (o *op) asGet(deadline time.Time, key []byte, opts []Option) error {
 	if err := dramnode.CheckKey(key); err != nil {
 		return err
 	}
-	o.kind, o.key, o.deadline = wire.KindGet, key, c.deadline(ctx)
+	o.kind, o.key, o.deadline = wire.KindGet, key, deadline
 	return o.asRead(opts)
 }
 
 // value copies the reply of a get.
-func (c *Client) value(o *op) (Value, error) {
+func value(c *Client, o *op) (Value, error) {
 	r := &o.call.reply
 	if err := c.verify(r); err != nil {
 		return Value{Meta: r.meta()}, err
@@ -165,6 +170,11 @@ func (c *Client) PutBuffer(ctx context.Context, key []byte, b *Buffer, opts ...O
 
 // preparePut makes o a put and changes nothing else before it has succeeded.
 func (c *Client) preparePut(ctx context.Context, o *op, key, value []byte, opts []Option) error {
+	o.now = time.Now()
+	return c.asPut(o, c.deadlineFrom(ctx, o.now), key, value, opts)
+}
+
+func (c *Client) asPut(o *op, deadline time.Time, key, value []byte, opts []Option) error {
 	if err := dramnode.CheckKey(key); err != nil {
 		return err
 	}
@@ -175,7 +185,7 @@ func (c *Client) preparePut(ctx context.Context, o *op, key, value []byte, opts 
 	if err != nil {
 		return err
 	}
-	o.kind, o.flags, o.key, o.deadline = wire.KindPut, flags, key, c.deadline(ctx)
+	o.kind, o.flags, o.key, o.deadline = wire.KindPut, flags, key, deadline
 	o.body, o.crc = value, wire.Checksum(value)
 	c.asWrite(o, ext)
 	return nil

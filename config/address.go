@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"strings"
 
 	"github.com/dramnode/dramnode"
 )
@@ -20,10 +21,16 @@ func CheckListen(flag, addr string) error {
 // CheckDial reports an address that is not "host:port" with a port other than 0.
 func CheckDial(flag, addr string) error {
 	host, port, err := net.SplitHostPort(addr)
-	if n, numErr := strconv.ParseUint(port, 10, 16); err != nil || numErr != nil || n == 0 || host == "" {
+	if n, numErr := strconv.ParseUint(port, 10, 16); err != nil || numErr != nil || n == 0 || !hostLike(host) {
 		return fmt.Errorf("%w: --%s %q: want host:port, such as 10.0.0.1:12345", dramnode.ErrInvalid, flag, addr)
 	}
 	return nil
+}
+
+// hostLike tells what could be a name, or is an IP address.
+func hostLike(host string) bool {
+	_, err := netip.ParseAddr(host)
+	return err == nil || host != "" && !strings.ContainsAny(host, ":/,@ \t")
 }
 
 // Beside returns addr with its port raised by step, "" when addr has no port of its own to count from.

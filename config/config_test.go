@@ -162,12 +162,12 @@ func TestAddresses(t *testing.T) {
 			t.Errorf("CheckListen(%q) = %v", addr, err)
 		}
 	}
-	for _, addr := range []string{"", "host", ":1", "host:0", "host:70000", "host:name"} {
+	for _, addr := range []string{"", "host", ":1", "host:0", "host:70000", "host:name", "[::::]:1", "a b:1", "http://host:1"} {
 		if err := CheckDial("addr", addr); !errors.Is(err, dramnode.ErrInvalid) {
 			t.Errorf("CheckDial(%q) = %v", addr, err)
 		}
 	}
-	if err := errors.Join(CheckListen("listen", "[::1]:0"), CheckDial("addr", "node-1:12345")); err != nil {
+	if err := errors.Join(CheckListen("listen", "[::1]:0"), CheckDial("addr", "node-1:12345"), CheckDial("addr", "[fe80::1]:1")); err != nil {
 		t.Error(err)
 	}
 	if !Loopback("127.8.0.1:1") || !Loopback("[::ffff:127.0.0.1]:1") || Loopback("0.0.0.0:1") || Loopback("10.0.0.1:1") {

@@ -142,9 +142,12 @@ func (p *Publisher) Hint(v uint64) {
 }
 
 // Quorate implements Plane.
-func (p *Publisher) Quorate() bool {
+func (p *Publisher) Quorate() bool { return p.QuorateAt(p.cfg.Now()) }
+
+// QuorateAt is Quorate for those who have just read the clock.
+func (p *Publisher) QuorateAt(now time.Time) bool {
 	// Well under LostAfter, so that a cut-off owner stops before its heirs start.
-	return p.cfg.Now().Sub(p.origin)-time.Duration(p.quorate.Load()) < p.cfg.Limits.LostAfter*2/3
+	return now.Sub(p.origin)-time.Duration(p.quorate.Load()) < p.cfg.Limits.LostAfter*2/3
 }
 
 // Events returns the latest events, oldest first.
@@ -325,8 +328,10 @@ func (p *Publisher) askToJoin(ctx context.Context) error {
 		}
 		_, err := p.call(ctx, probeTimeout, s.Addr, wire.KindPropose, proposal.Append(nil))
 		if body, fetchErr := p.call(ctx, probeTimeout, s.Addr, wire.KindTable, nil); fetchErr == nil {
-			if adoptErr := p.adopt(body); adoptErr != nil || p.Table() != nil { // nil without table: we are not in it yet
-				return adoptErr
+			if adoptErr := p.adopt(body); adoptErr != nil {
+				return fmt.Errorf("the cluster at %s: %w", s.Addr, adoptErr)
+			} else if p.Table() != nil { // else we are not in it yet
+				return nil
 			}
 		}
 		if errors.Is(err, dramnode.ErrInvalid) || errors.Is(err, dramnode.ErrClusterConflict) {
@@ -662,11 +667,12 @@ func (p *Publisher) hear(proposal Proposal) error {
 
 func (p *Publisher) hearJoinLocked(proposal Proposal) error {
 	inc := proposal.Member.Incarnation
-	if diff := p.cfg.Settings.Diff(proposal.Settings); diff != "" {
+	// The joining process reads these texts, so "here" is there.
+	if diff := proposal.Settings.Diff(p.cfg.Settings); diff != "" {
 		return fmt.Errorf("%w: settings differ: %s", dramnode.ErrInvalid, diff)
 	}
 	if proposal.MaxValue != p.cfg.MaxValue {
-		return fmt.Errorf("%w: settings differ: max-value %d here, %d there", dramnode.ErrInvalid, p.cfg.MaxValue, proposal.MaxValue)
+		return fmt.Errorf("%w: settings differ: max-value %d here, %d there", dramnode.ErrInvalid, proposal.MaxValue, p.cfg.MaxValue)
 	}
 	if err, ok := p.refused[inc]; ok {
 		return err

@@ -325,6 +325,8 @@ func TestOtherSettingsAreRefused(t *testing.T) {
 		status := n.Status()
 		if len(status.Refusals) != 1 || status.Refused == 0 || !errors.Is(status.Refusals[0].Err, dramnode.ErrInvalid) {
 			t.Errorf("the status of %s is %+v, want one refusal", n.meta.Name, status)
+		} else if m := status.Refusals[0].Meta; m.Settings == n.meta.Settings || m.Name == n.meta.Name || m.Addr == "" {
+			t.Errorf("%s refuses %+v", n.meta.Name, m)
 		}
 		if err := status.Seeds[0].Err; err == nil || !strings.Contains(err.Error(), "settings differ") {
 			t.Errorf("the seed's error at %s is %v, want the settings named", n.meta.Name, err)

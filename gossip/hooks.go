@@ -23,6 +23,7 @@ var (
 type Refusal struct {
 	Name       string // as memberlist knows it: name#incarnation
 	GossipAddr string
+	Meta       Meta // what it says of itself; zero if that cannot be read
 	Err        error
 	Since      time.Time // of the latest attempt that was logged
 }
@@ -80,10 +81,23 @@ func (g *Gossip) admitLocked(n *memberlist.Node) error {
 	}
 	g.refused++
 	last, known := g.refusals[n.Name]
-	if !known && len(g.refusals) >= maxRefusals || known && time.Since(last.Since) < time.Minute {
+	if !known && len(g.refusals) >= maxRefusals {
 		return err
 	}
-	g.refusals[n.Name] = Refusal{Name: n.Name, GossipAddr: n.Address(), Err: err, Since: time.Now()}
+	meta, parseErr := ParseMeta(n.Meta)
+	if parseErr != nil {
+		meta = Meta{} // err says so
+	}
+	now := Refusal{Name: n.Name, GossipAddr: n.Address(), Meta: meta, Err: err, Since: time.Now()}
+	if meta != last.Meta {
+		g.signalChange()
+	}
+	if known && time.Since(last.Since) < time.Minute {
+		now.Since = last.Since
+		g.refusals[n.Name] = now
+		return err
+	}
+	g.refusals[n.Name] = now
 	g.conf.Log.Error().Err(err).Str("node", n.Name).Str("addr", n.Address()).Msg("gossip: node refused")
 	return err
 }

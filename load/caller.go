@@ -117,7 +117,8 @@ func (c *caller) moved(k Kind) int64 {
 }
 
 // due returns when operation i of this caller is due: now in a closed loop; else it waits for that
-// instant, which may have passed.
+// instant, which may have passed. A caller that was idle until then and woke late is late by the timer's
+// fault and not the store's, so its operation is due when it woke.
 func (c *caller) due(ctx context.Context, i int, now time.Time) time.Time {
 	if c.interval == 0 {
 		return now
@@ -133,7 +134,7 @@ func (c *caller) due(ctx context.Context, i int, now time.Time) time.Time {
 	case <-timer.C:
 	case <-ctx.Done():
 	}
-	return due
+	return time.Now()
 }
 
 // more reports whether an operation that is due then is to be sent.

@@ -123,6 +123,9 @@ func (n *Node) waitingFor() string {
 			seen++
 		}
 	}
+	if refusals := n.gossip.Status().Refusals; seen == 0 && len(refusals) > 0 {
+		return refusals[0].Err.Error()
+	}
 	if seen == 0 {
 		return "no seed answers at " + strings.Join(n.cfg.Join, ", ")
 	}

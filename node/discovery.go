@@ -22,8 +22,26 @@ func (n *Node) onGossip() {
 			wanted[m.Addr] = true
 		}
 	}
+	for _, m := range n.strangers() {
+		wanted[m.Addr] = true
+	}
 	n.dial(wanted)
 	n.plane.Hint(0)
+}
+
+// strangers are the members of a cluster that gossip keeps us away from because its settings differ. As
+// long as we have no table we ask them all the same to let us in: their answer says what differs, and
+// ends this node.
+func (n *Node) strangers() (metas []gossip.Meta) {
+	if n.view.Load() != nil {
+		return nil
+	}
+	for _, r := range n.gossip.Status().Refusals {
+		if r.Meta.ClusterID != 0 && r.Meta.Settings != n.cfg.Settings.Digest() {
+			metas = append(metas, r.Meta)
+		}
+	}
+	return metas
 }
 
 // followTable does what a new table asks for outside the data path.
@@ -67,6 +85,9 @@ func (n *Node) sightings() []control.Sighting {
 			Name: m.Name, Incarnation: m.Incarnation, Addr: m.Addr, Gossip: m.GossipAddr,
 			ClusterID: m.ClusterID, TableVersion: m.TableVersion,
 		})
+	}
+	for _, m := range n.strangers() {
+		sightings = append(sightings, control.Sighting{Name: m.Name, Incarnation: m.Incarnation, Addr: m.Addr, ClusterID: m.ClusterID})
 	}
 	return sightings
 }

@@ -8,13 +8,13 @@ import (
 	"github.com/dramnode/dramnode"
 	"github.com/dramnode/dramnode/router"
 	"github.com/dramnode/dramnode/storage"
-	"github.com/dramnode/dramnode/transport"
 	"github.com/dramnode/dramnode/wire"
 )
 
 // serveHere runs an operation on a partition that the table gives to this node.
 func (n *Node) serveHere(v *router.View, d router.Decision, r *request) {
-	if !n.plane.Quorate() {
+	now := r.now()
+	if !n.plane.QuorateAt(now) {
 		n.drop(r)
 		n.reply(r, failed(errNotQuorate))
 		return
@@ -39,7 +39,7 @@ func (n *Node) serveHere(v *router.View, d router.Decision, r *request) {
 		part.mu.RUnlock()
 		n.park(part, r)
 	default:
-		a := n.execute(uint16(d.Partition), part.epoch, r)
+		a := n.execute(uint16(d.Partition), part.epoch, n.at(now), r)
 		part.mu.RUnlock()
 		n.drop(r)
 		n.reply(r, a)
@@ -47,12 +47,12 @@ func (n *Node) serveHere(v *router.View, d router.Decision, r *request) {
 }
 
 // execute runs with the partition's lock held for reading, so that the phase cannot change meanwhile.
-func (n *Node) execute(p uint16, epoch uint32, r *request) (a answer) {
+func (n *Node) execute(p uint16, epoch uint32, now int64, r *request) (a answer) {
 	switch r.h.Kind {
 	case wire.KindGet:
-		a = n.get(p, r)
+		a = n.get(p, now, r)
 	case wire.KindPut:
-		a = n.write(r, epoch, func(w storage.Write) (storage.Result, error) {
+		a = n.write(r, epoch, now, func(w storage.Write) (storage.Result, error) {
 			if r.value.Bytes == nil {
 				return n.store.Put(p, r.h.Key, r.body, w)
 			}
@@ -63,20 +63,19 @@ func (n *Node) execute(p uint16, epoch uint32, r *request) (a answer) {
 			return res, err
 		})
 	case wire.KindDelete:
-		a = n.write(r, epoch, func(w storage.Write) (storage.Result, error) { return n.store.Delete(p, r.h.Key, w) })
+		a = n.write(r, epoch, now, func(w storage.Write) (storage.Result, error) { return n.store.Delete(p, r.h.Key, w) })
 	case wire.KindTouch:
-		a = n.write(r, epoch, func(w storage.Write) (storage.Result, error) { return n.store.Touch(p, r.h.Key, w) })
+		a = n.write(r, epoch, now, func(w storage.Write) (storage.Result, error) { return n.store.Touch(p, r.h.Key, w) })
 	}
 	a.epoch = epoch
 	return a
 }
 
-func (n *Node) write(r *request, epoch uint32, do func(storage.Write) (storage.Result, error)) answer {
+func (n *Node) write(r *request, epoch uint32, now int64, do func(storage.Write) (storage.Result, error)) answer {
 	e, err := wire.ParseWriteExt(r.h.Ext)
 	if err != nil {
 		return failed(fmt.Errorf("%w: %w", dramnode.ErrInvalid, err))
 	}
-	now := n.now()
 	res, err := do(storage.Write{
 		IfMatch:      r.h.Flags&wire.FlagIfMatch != 0,
 		IfGeneration: e.IfGeneration,
@@ -110,13 +109,12 @@ func ttlOf(now, deadline int64) uint64 {
 	return uint64(max((deadline-now)/int64(time.Millisecond), 1))
 }
 
-func (n *Node) get(p uint16, r *request) answer {
+func (n *Node) get(p uint16, now int64, r *request) answer {
 	e, err := wire.ParseReadExt(r.h.Ext)
 	if err != nil {
 		return failed(fmt.Errorf("%w: %w", dramnode.ErrInvalid, err))
 	}
-	now := n.now()
-	v, ok := n.store.Get(p, r.h.Key, now)
+	v, ok := n.store.GetInto(r.room(), p, r.h.Key, now)
 	if !ok {
 		return answer{status: wire.StatusNotFound}
 	}
@@ -136,8 +134,20 @@ func (n *Node) get(p uint16, r *request) answer {
 		n.store.Release(v.Lease)
 		return a
 	}
-	a.body = transport.Body{Bytes: v.Bytes[from:to], Releaser: leases{n.store}, Token: uint64(v.Lease)}
+	a.body.Bytes = v.Bytes[from:to]
+	if v.Lease != 0 {
+		a.body.Releaser, a.body.Token = leases{n.store}, uint64(v.Lease)
+	}
 	return a
+}
+
+// room is memory for a short value that the network copies before it takes the next request: behind the
+// reply's header. A copy costs less than a lease, which is two holds of the shard's lock.
+func (r *request) room() []byte {
+	if r.from == nil {
+		return nil
+	}
+	return r.from.Scratch[wire.HeaderBytes+wire.ReplyExtBytes:]
 }
 
 // leases returns a value's lease when the network has sent it.

@@ -119,7 +119,7 @@ func (n *Node) open() (err error) {
 	}
 	if n.cfg.HTTP != "" {
 		if n.http, err = net.Listen("tcp", n.cfg.HTTP); err != nil {
-			return fmt.Errorf("%w: http: %w", dramnode.ErrInvalid, err)
+			return fmt.Errorf("http: %w", err)
 		}
 	}
 	return nil
@@ -165,7 +165,9 @@ func (n *Node) gossipConfig() gossip.Config {
 }
 
 // now is this node's clock for ttl: nanoseconds since New, never 0.
-func (n *Node) now() int64 { return int64(time.Since(n.started)) + 1 }
+func (n *Node) now() int64 { return n.at(time.Now()) }
+
+func (n *Node) at(t time.Time) int64 { return int64(t.Sub(n.started)) + 1 }
 
 // Run serves until ctx ends, then gives the partitions away and leaves. It returns nil after a complete
 // leave, control.ErrRetired when the cluster declared this incarnation lost, or what else ended it.

@@ -48,7 +48,7 @@ const (
 
 // blocks reports whether an operation must wait for the phase to end.
 func (p *part) blocks(k wire.Kind) bool {
-	return p.phase == handover || p.phase == frozen && k != wire.KindGet
+	return p.phase == handover || p.phase == frozen && k != wire.KindGet && k != wire.KindList
 }
 
 // park keeps r until the partition's move is decided.
@@ -66,7 +66,7 @@ func (n *Node) park(p *part, r *request) {
 	case p.epoch == 0 || !p.blocks(r.h.Kind): // decided while we came
 		p.mu.Unlock()
 		n.parkedCount.Add(-1)
-		n.serveKey(&kept)
+		n.again(&kept)
 	case len(p.parked) >= parkedPerPart:
 		p.mu.Unlock()
 		n.parkedCount.Add(-1)
@@ -88,6 +88,16 @@ func (n *Node) unpark(waiting []*request) {
 			n.reply(r, failed(fmt.Errorf("%w: the partition was moving for longer than the operation could wait", dramnode.ErrUnavailable)))
 			continue
 		}
+		n.again(r)
+	}
+}
+
+// again serves a request that has waited, from the start.
+func (n *Node) again(r *request) {
+	switch r.h.Kind {
+	case wire.KindList, wire.KindDeleteRange:
+		n.later(r, n.serveRange)
+	default:
 		n.serveKey(r)
 	}
 }

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"sync"
@@ -173,7 +174,7 @@ func replyOf(header, body []byte, err error) ([]byte, error) {
 		return nil, fmt.Errorf("%w: not the owner", dramnode.ErrUnavailable)
 	}
 	if err := h.Status.Err(); err != nil {
-		return nil, fmt.Errorf("%w: %s", err, body)
+		return nil, fmt.Errorf("%w: %s", err, bytes.TrimPrefix(body, []byte(err.Error()+": ")))
 	}
 	return append([]byte(nil), body...), nil
 }

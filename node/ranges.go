@@ -7,7 +7,6 @@ import (
 
 	"github.com/dramnode/dramnode"
 	"github.com/dramnode/dramnode/control"
-	"github.com/dramnode/dramnode/ring"
 	"github.com/dramnode/dramnode/router"
 	"github.com/dramnode/dramnode/storage"
 	"github.com/dramnode/dramnode/transport"
@@ -16,37 +15,46 @@ import (
 
 // serveRange handles the operations on a range of keys. They are asked of each node for the
 // partitions that it owns, all or nothing: a gap is an error, never a silence.
+//
+// One that meets a partition in the last step of its move waits there, as a read does, and starts over
+// when the move is decided.
 func (n *Node) serveRange(r *request) {
-	defer n.drop(r)
+	a, busy := n.rangeAnswer(r)
+	if busy != nil {
+		n.park(busy, r)
+		return
+	}
+	n.drop(r)
+	n.reply(r, a)
+}
+
+// rangeAnswer returns the answer, or the partition that the request must wait for.
+func (n *Node) rangeAnswer(r *request) (a answer, busy *part) {
 	q, err := wire.ParseListRequest(r.body, nil)
 	if err != nil {
-		n.reply(r, failed(fmt.Errorf("%w: %w", dramnode.ErrInvalid, err)))
-		return
+		return failed(fmt.Errorf("%w: %w", dramnode.ErrInvalid, err)), nil
 	}
 	v := n.view.Load()
 	switch {
 	case v == nil || v.Self == control.None:
-		n.reply(r, failed(errNoTable))
-		return
+		return failed(errNoTable), nil
 	case !n.plane.Quorate():
-		n.reply(r, failed(errNotQuorate))
-		return
+		return failed(errNotQuorate), nil
 	}
 	set, ok := n.selected(v, q.Partitions)
 	if !ok {
-		n.reply(r, answer{status: wire.StatusInvalid, body: transport.Body{Bytes: []byte("a partition number is too large")}})
-		return
+		return answer{status: wire.StatusInvalid, body: transport.Body{Bytes: []byte("a partition number is too large")}}, nil
 	}
-	epochs, missing := n.epochs(set)
-	if missing != nil {
-		n.refuse(r, router.Decision{Row: v.Table.Rows[*missing]})
-		return
+	epochs, p, state := n.epochs(set, r.h.Kind)
+	switch {
+	case state == absent:
+		return answer{status: wire.StatusNotOwner, epoch: v.Table.Rows[p].Epoch, body: transport.Body{Bytes: control.AppendRow(nil, v.Table.Rows[p])}}, nil
+	case state == blocked:
+		return answer{}, &n.parts[p]
+	case r.h.Kind == wire.KindList:
+		return n.list(&q, set, epochs), nil
 	}
-	if r.h.Kind == wire.KindList {
-		n.reply(r, n.list(&q, set, epochs))
-	} else {
-		n.reply(r, n.deleteRange(r, &q, set))
-	}
+	return n.deleteRange(r, &q, set), nil
 }
 
 // A partitionSet is a bitmap of partitions.
@@ -77,8 +85,18 @@ func (n *Node) selected(v *router.View, words []uint64) (partitionSet, bool) {
 	return set, true
 }
 
-// epochs returns the epoch by which each partition of the set is served here, or one that is not.
-func (n *Node) epochs(set partitionSet) (epochs []uint32, missing *ring.Partition) {
+// What a partition is for a request on a range of keys.
+type presence uint8
+
+const (
+	present presence = iota
+	blocked          // the request must wait
+	absent           // this node does not serve it
+)
+
+// epochs returns the epoch by which each partition of the set is served here, or the first one that
+// cannot be, and why.
+func (n *Node) epochs(set partitionSet, k wire.Kind) (epochs []uint32, p uint16, state presence) {
 	epochs = make([]uint32, len(n.parts))
 	for i := range n.parts {
 		p := uint16(i)
@@ -87,15 +105,35 @@ func (n *Node) epochs(set partitionSet) (epochs []uint32, missing *ring.Partitio
 		}
 		part := &n.parts[p]
 		part.mu.RLock()
-		epochs[p] = part.epoch
-		blocked := part.epoch == 0 || part.phase == handover
+		epochs[p], state = part.epoch, present
+		if part.epoch == 0 {
+			state = absent
+		} else if part.blocks(k) {
+			state = blocked
+		}
 		part.mu.RUnlock()
-		if blocked {
-			m := ring.Partition(p)
-			return nil, &m
+		if state != present {
+			return nil, p, state
 		}
 	}
-	return epochs, nil
+	return epochs, 0, present
+}
+
+// stayed reports whether every partition of the set is served by the epoch it had. Then its entries
+// were here all the while, also if it is on its way out by now: they go when the epoch does.
+func (n *Node) stayed(set partitionSet, before []uint32) bool {
+	for i := range n.parts {
+		if p := uint16(i); set.has(p) {
+			part := &n.parts[p]
+			part.mu.RLock()
+			same := part.epoch == before[p]
+			part.mu.RUnlock()
+			if !same {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 func (n *Node) list(q *wire.ListRequest, set partitionSet, before []uint32) answer {
@@ -113,18 +151,8 @@ func (n *Node) list(q *wire.ListRequest, set partitionSet, before []uint32) answ
 		page.Entries = append(page.Entries, wire.ListEntry{Key: bytes.Clone(e.Key), Generation: e.Generation, Size: uint64(e.ValueBytes)})
 		return true
 	})
-	// Had a partition left while we listed, its keys could be missing from the page.
-	after, missing := n.epochs(set)
-	if missing == nil {
-		for p := range after {
-			if after[p] != before[p] {
-				missing = new(ring.Partition)
-				break
-			}
-		}
-	}
-	if missing != nil {
-		return failed(errNotServing)
+	if !n.stayed(set, before) {
+		return failed(errNotServing) // keys could be missing from the page
 	}
 	body, err := n.scratch.body(wire.AppendListReply(nil, &page))
 	if err != nil {

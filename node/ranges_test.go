@@ -166,3 +166,84 @@ func TestListWhileMoving(t *testing.T) {
 	}
 	l.stop("n2")
 }
+
+// TestListWaitsForAHandover: a list that meets a partition whose next owner may serve already waits for
+// the table's decision, like a read; what the source still has while it is frozen may be listed.
+func TestListWaitsForAHandover(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 43, "n1")
+	c.agree("n1")
+	user := c.caller()
+	user.put("n1", "kept", []byte("value"))
+	n := c.nodes["n1"].Node
+	part := &n.parts[n.view.Load().Partition([]byte("kept"))]
+	set := func(ph phase) {
+		part.mu.Lock()
+		defer part.mu.Unlock()
+		part.phase = ph
+	}
+	send := func(kind wire.Kind, budget time.Duration) *oneCall {
+		h := wire.Header{Kind: kind, BudgetMicros: budgetOf(budget)}
+		if kind == wire.KindDeleteRange {
+			h.Ext = wire.AppendWriteExt(nil, wire.WriteExt{Client: 1})
+		}
+		o := &oneCall{place: user.memory, done: make(chan reply, 1)}
+		o.Header, o.Completer = wire.AppendHeader(nil, &h), o
+		o.Body.Bytes = wire.AppendListRequest(nil, &wire.ListRequest{Limit: 10})
+		user.links["n1"].Call(&o.Call)
+		return o
+	}
+	expect := func(o *oneCall, want wire.Status) reply {
+		t.Helper()
+		r := <-o.done
+		if r.err != nil || r.header.Status != want {
+			t.Fatalf("%v, %v: %s; want %v", r.header.Status, r.err, r.body, want)
+		}
+		return r
+	}
+	parked := func(want int64) {
+		t.Helper()
+		c.wait(fmt.Sprintf("%d requests to wait", want), func() bool { return n.Info().Parked == want })
+	}
+	listed := func(r reply) {
+		t.Helper()
+		if page, err := wire.ParseListReply(r.body, nil); err != nil || len(page.Entries) != 1 || string(page.Entries[0].Key) != "kept" {
+			t.Errorf("page %+v, %v", page, err)
+		}
+	}
+
+	set(frozen)
+	listed(expect(send(wire.KindList, eventually), wire.StatusOK))
+	set(handover)
+	patient, hasty := send(wire.KindList, eventually), send(wire.KindList, time.Microsecond)
+	parked(2)
+	calledOff := func() {
+		part.mu.Lock()
+		defer part.mu.Unlock()
+		n.endMoveLocked(part)
+	}
+	calledOff()
+	listed(expect(patient, wire.StatusOK))
+	expect(hasty, wire.StatusUnavailable) // nobody waits for it any more
+	set(frozen)
+	deletes := send(wire.KindDeleteRange, eventually) // a write
+	parked(1)
+	calledOff()
+	if r := expect(deletes, wire.StatusOK); r.ext.Size != 1 {
+		t.Errorf("%d keys deleted, want 1", r.ext.Size)
+	}
+
+	set(handover)
+	gone := send(wire.KindList, eventually)
+	parked(1)
+	part.mu.Lock()
+	epoch := part.epoch
+	part.epoch = 0 // as turn does when the table names another owner
+	n.endMoveLocked(part)
+	part.mu.Unlock()
+	expect(gone, wire.StatusNotOwner)
+	part.mu.Lock()
+	part.epoch = epoch
+	part.mu.Unlock()
+	parked(0)
+}

@@ -24,6 +24,17 @@ type request struct {
 	from  *transport.Request  // set while the poller waits for us
 	later transport.Responder // set after from was detached
 	until time.Time           // when the sender gives up; zero: never
+
+	received time.Time // by the network
+}
+
+// now is a time that is exact enough to decide about r: while the poller waits for us, the one at which it
+// took r in, since a reading of the clock per operation would cost as much as finding the key.
+func (r *request) now() time.Time {
+	if r.from != nil {
+		return r.received
+	}
+	return time.Now()
 }
 
 // An answer is what a request ends with.
@@ -120,7 +131,10 @@ func (n *Node) parse(r *transport.Request) (request, error) {
 	if err != nil {
 		return request{h: wire.Header{Kind: wire.KindInfo}, from: r}, fmt.Errorf("%w: %w", dramnode.ErrInvalid, err)
 	}
-	req := request{h: h, from: r}
+	req := request{h: h, from: r, received: r.Received}
+	if req.received.IsZero() {
+		req.received = time.Now()
+	}
 	if h.Flags&wire.FlagReply != 0 {
 		return req, fmt.Errorf("%w: a reply came as a request", dramnode.ErrInvalid)
 	}
@@ -147,7 +161,7 @@ func (n *Node) Serve(r *transport.Request) {
 	}
 	req.body = r.Body
 	if req.h.BudgetMicros != 0 {
-		req.until = time.Now().Add(time.Duration(req.h.BudgetMicros) * time.Microsecond)
+		req.until = req.received.Add(time.Duration(req.h.BudgetMicros) * time.Microsecond)
 	}
 	if req.h.TableVersion > n.version.Load() {
 		n.plane.Hint(req.h.TableVersion)

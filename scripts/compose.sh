@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The cluster of docker-compose.yml:
 #   compose.sh up     build the image, start five nodes, wait until all are ready
+#   compose.sh ready  wait until all five are ready
 #   compose.sh down   stop all of them, without a handover to one another, and remove containers and network
 #   compose.sh ARGS   anything else goes to docker compose, such as: exec n1 dramnode nodes
 set -euo pipefail
@@ -43,13 +44,14 @@ up() {
 		  bin/dramnode --addr $subnet.11:12345 put hello README.md
 		  bin/dramnode --addr $subnet.14:12345 get hello
 		  scripts/compose.sh exec n1 dramnode nodes
-		Dashboard, health and metrics: http://$subnet.11:12347/
+		Health, readiness, state: http://$subnet.11:12347/healthz, /readyz, /info
 		Stop and remove all of it: make down
 	TEXT
 }
 
 case "${1:-}" in
 up) up ;;
+ready) wait_ready ;;
 down) compose down --timeout 5 --volumes --remove-orphans ;;
 *) compose "$@" ;;
 esac

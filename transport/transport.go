@@ -65,6 +65,10 @@ type Link interface {
 	// link. Calls of one goroutine to one link arrive in order when their bodies travel inline.
 	Call(c *Call)
 
+	// CallAll is Call for each of calls in this order, at once: they travel together as far as they fit.
+	// The slice is the caller's again when it returns.
+	CallAll(calls []*Call)
+
 	// Info returns a snapshot; any goroutine may ask.
 	Info() LinkInfo
 
@@ -148,10 +152,15 @@ type Request struct {
 	Cookie uint64 // the handler's own, carried from Place to Serve
 	Err    error
 
+	// Received is when the network took r in, with a monotonic reading, for handlers that need a time and
+	// not an exact one: many requests share one reading of the clock. Zero when the network does not say.
+	Received time.Time
+
 	Conn RequestConn // set by the network
 
-	// Scratch is the handler's until Place or Serve returns: room to build a reply's header in.
-	Scratch [256]byte
+	// Scratch is the handler's until Place or Serve returns: room to build a reply in. It is not cleared
+	// between requests.
+	Scratch [1024]byte
 }
 
 // RequestConn is the network's side of a Request.
@@ -160,7 +169,8 @@ type RequestConn interface {
 	Detach(r *Request) Responder
 }
 
-// Reply answers r from inside Place or Serve.
+// Reply answers r from inside Place or Serve. A body of at most CopyBytes that has no releaser and lies
+// in no Region is copied before Reply returns, so it may lie in Scratch.
 func (r *Request) Reply(header []byte, body Body) { r.Conn.Reply(r, header, body) }
 
 // Detach returns a responder with which r can be answered later and from any goroutine.

@@ -99,13 +99,30 @@ func (t *callTable) remove(s *pending) {
 
 // Call implements transport.Link.
 func (l *link) Call(c *transport.Call) {
+	l.wrap(c)
+	l.n.inbox.push(c, c)
+}
+
+// CallAll implements transport.Link.
+func (l *link) CallAll(calls []*transport.Call) {
+	var newest *transport.Call
+	for _, c := range calls {
+		l.wrap(c)
+		c.Transport.Next = newest
+		newest = c
+	}
+	if newest != nil {
+		l.n.inbox.push(newest, calls[0])
+	}
+}
+
+func (l *link) wrap(c *transport.Call) {
 	s := l.n.pending.Get().(*pending)
 	s.call, s.link = c, l
 	if len(c.Header) <= transport.MaxHeaderBytes {
 		s.header = append(s.header[:0], c.Header...)
 	}
 	c.Transport.Link = s
-	l.n.inbox.push(c)
 }
 
 // startCall sends a call, or ends it at once.
@@ -171,6 +188,7 @@ func (p *poller) finish(s *pending, header, body []byte, err error) {
 	}
 	*s = pending{header: s.header[:0]}
 	p.n.pending.Put(s)
+	p.completed = true
 	c.Completer.Complete(c, header, body, err)
 }
 

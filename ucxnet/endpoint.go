@@ -258,6 +258,7 @@ func (p *poller) dropBatch(ep *endpoint) {
 }
 
 func (p *poller) forceClose(ep *endpoint) {
+	p.n.ballast.drop(p.now)
 	c := ep.rail.command(C.DN_CLOSE)
 	c.ep, c.token = ep.ucp, C.uint64_t(ep.token)
 }

@@ -27,14 +27,15 @@ type command struct {
 func (in *inbox) do(l *link, run func(*poller)) {
 	c := &command{link: l, run: run}
 	c.node.Transport.Link = c
-	in.push(&c.node)
+	in.push(&c.node, &c.node)
 }
 
-func (in *inbox) push(c *transport.Call) {
+// push adds a chain that leads from newest to oldest.
+func (in *inbox) push(newest, oldest *transport.Call) {
 	for {
 		old := in.head.Load()
-		c.Transport.Next = old
-		if in.head.CompareAndSwap(old, c) {
+		oldest.Transport.Next = old
+		if in.head.CompareAndSwap(old, newest) {
 			break
 		}
 	}

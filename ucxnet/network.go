@@ -128,6 +128,7 @@ type Network struct {
 	rails   []*rail // guarded by mu for memory mapping; nil once closed
 	running bool    // guarded by mu
 	stats   Stats   // guarded by mu; the poller's copy is newer
+	ballast ballast // the poller's while Run is on
 }
 
 var _ transport.Network = (*Network)(nil)
@@ -140,7 +141,7 @@ func New(c Config) (*Network, error) {
 	if len(c.Build) > maxBuildBytes {
 		c.Build = c.Build[:maxBuildBytes]
 	}
-	n := &Network{config: c, timing: c.Timing.WithDefaults(), limits: c.Limits.withDefaults(), nonce: randomNonce, longestSleep: nanos(50 * time.Millisecond)}
+	n := &Network{ballast: ballast{null: -1}, config: c, timing: c.Timing.WithDefaults(), limits: c.Limits.withDefaults(), nonce: randomNonce, longestSleep: nanos(50 * time.Millisecond)}
 	n.longestSleep = min(n.longestSleep, nanos(n.timing.Dead)/4, nanos(n.timing.Heartbeat))
 	n.regions.Store(&[]*Region{})
 	n.pending.New = func() any { return &pending{} }
@@ -165,6 +166,7 @@ func (n *Network) open() (err error) {
 			return err
 		}
 	}
+	n.ballast.fill() // before UCX opens anything, so that it has the lowest numbers
 	known := inheritedFDs()
 	defer func() { known.closeOnExec() }()
 	if err := n.openRails(bind, device); err != nil {
@@ -288,4 +290,5 @@ func (n *Network) destroy() {
 	for _, r := range rails {
 		r.close()
 	}
+	n.ballast.close()
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
 
 	"github.com/dramnode/dramnode"
 	"github.com/dramnode/dramnode/transport"
@@ -24,7 +25,8 @@ type poller struct {
 	n     *Network
 	log   zerolog.Logger // sampled: peers can provoke lines
 	start time.Time      // zero of every nanos
-	now   nanos          // at the begin of the turn
+	now   nanos          // at the begin of the turn, or when its events came
+	stamp time.Time      // now, when events came last
 
 	rails     []*rail
 	endpoints map[uint64]*endpoint // by token; all of them
@@ -42,11 +44,13 @@ type poller struct {
 	req  transport.Request // reused for every call of the handler
 	conn requestConn
 
-	nextTick nanos
-	lastTurn nanos
-	spin     nanos // adaptive
-	fdsDirty bool  // UCX may have opened descriptors since they were last marked
-	stats    Stats
+	turns     uint64
+	completed bool // a call was completed since the last yield: its caller may be waiting for this processor
+	nextTick  nanos
+	lastTurn  nanos
+	spin      nanos // adaptive
+	fdsDirty  bool  // UCX may have opened descriptors since they were last marked
+	stats     Stats
 
 	stopping atomic.Bool
 	lookups  sync.WaitGroup // name look-ups under way
@@ -61,10 +65,12 @@ const (
 	tickEvery     = nanos(10 * time.Millisecond)
 	spinMin       = nanos(5 * time.Microsecond)
 	spinMax       = nanos(50 * time.Microsecond)
-	stepRounds    = 4 // fruitless polls of UCX in a turn
+	stepRounds    = 1  // fruitless polls of UCX in a turn: with tcp each is a system call
+	restTurns     = 64 // fruitless turns after which a rail rests, while another works
+	restPeriod    = 32 // turns from one step of a resting rail to the next
 	spinWorth     = nanos(250 * time.Microsecond)
 	spinTurns     = 64 // fruitless turns before a sleep, at least
-	busyTurns     = 16 // turns without a yield
+	yieldTurns    = 16 // turns without a yield, at most
 	giveUpAfter   = nanos(time.Second)
 	drainAtMost   = nanos(3 * time.Second)
 	receiveExtra  = nanos(2 * time.Second)
@@ -94,29 +100,34 @@ func (p *poller) stop() {
 
 func (p *poller) clock() nanos { return nanos(time.Since(p.start)) }
 
-// run polls until stop. It spins for a while when there is nothing to do, yields while it spins, and
+// run polls until stop. It gives callers whose calls it completed the chance to run on the same processor,
+// so that what they send next goes out together, and otherwise seldom asks Go's scheduler, which would wake
+// an idle thread each time to look for work. It spins for a while when there is nothing to do, yields while it spins, and
 // then sleeps. The spin adapts: it doubles when work came while it lasted, or so soon afterwards that the
 // wake-ups themselves may be to blame (two sides that wait for each other to wake never find each other
 // spinning), and halves otherwise.
 func (p *poller) run() {
 	defer p.cancel()
 	p.now = p.clock()
-	idleSince, idle, busy := p.now, 0, 0
+	idleSince, idle := p.now, 0
 	for !p.stopping.Load() {
-		if p.turn() {
+		work := p.turn()
+		if p.calls.len > 0 || p.completed || p.turns%yieldTurns == 0 {
+			p.completed = false
+			runtime.Gosched()
+		}
+		if work {
 			if idle > 0 {
 				p.spin = min(2*p.spin, spinMax)
 			}
 			idle, idleSince = 0, p.now
-			if busy++; busy >= busyTurns {
-				busy = 0
-				runtime.Gosched()
-			}
 			continue
 		}
-		idle, busy = idle+1, 0
+		idle++
 		if idle < spinTurns || p.now-idleSince < p.spin {
-			runtime.Gosched()
+			if idle%yieldTurns == 0 {
+				yieldProcessor()
+			}
 			continue
 		}
 		woken := p.sleep()
@@ -132,6 +143,11 @@ func (p *poller) run() {
 	p.shutdown()
 }
 
+// yieldProcessor lets another thread have this processor, if one waits: the process that is to answer us,
+// or our own callers. Without it a spinning poller keeps them out for a whole time slice, 1 to 4 ms. It is
+// raw because the kernel returns at once when nobody waits, and Go's scheduler need not know.
+func yieldProcessor() { _, _ = unix.RawSyscallNoError(unix.SYS_SCHED_YIELD, 0, 0, 0) }
+
 // turn takes what was submitted, sends it, lets UCX progress and handles what came of it. It reports
 // whether anything happened or is left to be sent.
 func (p *poller) turn() bool {
@@ -140,11 +156,21 @@ func (p *poller) turn() bool {
 		p.stalled(p.now - p.lastTurn)
 	}
 	p.lastTurn = p.now
+	p.turns++
 	work := p.takeInbox()
 	p.flush()
 	for _, r := range p.rails {
+		if p.resting(r) {
+			continue
+		}
 		events := r.step(stepRounds)
-		work = work || len(events) > 0 || r.c.active > 0
+		if len(events) == 0 && r.c.active == 0 {
+			r.fruitless++
+			continue
+		}
+		work, r.fruitless = true, 0
+		p.now = p.clock()
+		p.stamp = p.start.Add(time.Duration(p.now))
 		p.handle(r, events)
 	}
 	if p.now >= p.nextTick {
@@ -155,6 +181,12 @@ func (p *poller) turn() bool {
 		work = work || len(r.cmds) > 0
 	}
 	return work
+}
+
+// resting reports whether r may be left out of this turn: where both transports are in use, most traffic
+// goes by one, and a look at the other costs as much as a small request by shared memory.
+func (p *poller) resting(r *rail) bool {
+	return len(p.rails) > 1 && r.fruitless >= restTurns && len(r.cmds) == 0 && r.c.outstanding == 0 && p.turns%restPeriod != 0
 }
 
 // stalled forgives the peers a silence that may be ours: this process was not scheduled (or a handler
@@ -282,6 +314,7 @@ func (p *poller) tick() {
 	for _, l := range p.links {
 		p.reconnect(l)
 	}
+	p.n.ballast.rest(p.now)
 	if p.fdsDirty {
 		p.fdsDirty = false
 		p.n.sleeper.inherited.closeOnExec()

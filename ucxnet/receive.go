@@ -159,6 +159,16 @@ func (p *poller) onSeparate(ep *endpoint, e *C.dn_event) error {
 	return nil
 }
 
+// request fills the poller's one request. Its scratch is left alone: clearing it would cost more than
+// most handlers do.
+func (p *poller) request(ep *endpoint, header, body []byte) *transport.Request {
+	r := &p.req
+	r.Peer, r.Header, r.Body = ep.peer, header, body
+	r.Placed, r.Cookie, r.Err = false, 0, nil
+	r.Received, r.Conn = p.stamp, &p.conn
+	return r
+}
+
 func (p *poller) refuse(ep *endpoint, id uint64) {
 	p.stats.Refused++
 	p.appendFrame(ep, wire.Frame{Kind: wire.FrameRefused, ID: id})
@@ -172,8 +182,7 @@ func (p *poller) serve(ep *endpoint, id uint64, header, body []byte) {
 	}
 	p.stats.Requests++
 	p.conn.begin(ep, id)
-	p.req = transport.Request{Peer: ep.peer, Header: header, Body: body, Conn: &p.conn}
-	h.Serve(&p.req)
+	h.Serve(p.request(ep, header, body))
 	p.conn.end()
 }
 
@@ -185,8 +194,7 @@ func (p *poller) placeRequest(ep *endpoint, e *C.dn_event, f wire.Frame) {
 		return
 	}
 	p.conn.begin(ep, f.ID)
-	p.req = transport.Request{Peer: ep.peer, Header: f.Header, Conn: &p.conn}
-	at, err := h.Place(&p.req, f.BodyBytes)
+	at, err := h.Place(p.request(ep, f.Header, nil), f.BodyBytes)
 	answered, cookie := p.conn.answered, p.req.Cookie
 	p.conn.end()
 	region := (*Region)(nil)
@@ -278,8 +286,9 @@ func (p *poller) servePlaced(t *transfer, status Status) {
 	}
 	p.stats.Requests++
 	p.conn.begin(t.ep, t.id)
-	p.req = transport.Request{Peer: t.ep.peer, Header: t.header, Body: t.at, Placed: true, Cookie: t.cookie, Conn: &p.conn}
-	p.n.config.Handler.Serve(&p.req)
+	r := p.request(t.ep, t.header, t.at)
+	r.Placed, r.Cookie = true, t.cookie
+	p.n.config.Handler.Serve(r)
 	p.conn.end()
 }
 
@@ -287,11 +296,10 @@ func (p *poller) servePlaced(t *transfer, status Status) {
 func (p *poller) aborted(ep *endpoint, id uint64, header, at []byte, cookie uint64, cause error) {
 	p.conn.begin(ep, id)
 	p.conn.answered = true // nothing may be replied
-	p.req = transport.Request{
-		Peer: ep.peer, Header: header, Body: at, Placed: true, Cookie: cookie, Conn: &p.conn,
-		Err: fmt.Errorf("%w: the body did not arrive: %w", dramnode.ErrUnavailable, cause),
-	}
-	p.n.config.Handler.Serve(&p.req)
+	r := p.request(ep, header, at)
+	r.Placed, r.Cookie = true, cookie
+	r.Err = fmt.Errorf("%w: the body did not arrive: %w", dramnode.ErrUnavailable, cause)
+	p.n.config.Handler.Serve(r)
 	p.conn.end()
 }
 

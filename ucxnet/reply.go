@@ -20,7 +20,11 @@ type requestConn struct {
 
 func (c *requestConn) begin(ep *endpoint, id uint64) { c.ep, c.id, c.answered = ep, id, false }
 
-func (c *requestConn) end() { c.ep, c.p.req = nil, transport.Request{} }
+func (c *requestConn) end() {
+	c.ep = nil
+	r := &c.p.req
+	r.Peer, r.Header, r.Body, r.Err = nil, nil, nil, nil
+}
 
 // Reply implements transport.RequestConn.
 func (c *requestConn) Reply(_ *transport.Request, header []byte, body transport.Body) {
@@ -103,7 +107,7 @@ func (r *responder) Respond(header []byte, body transport.Body) error {
 	a.ep, a.id, a.body = r.ep, r.id, body
 	a.header = append(a.header[:0], header...)
 	a.node.Transport.Link = a
-	r.n.inbox.push(&a.node)
+	r.n.inbox.push(&a.node, &a.node)
 	return nil
 }
 

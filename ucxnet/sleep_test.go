@@ -46,7 +46,8 @@ func TestSleeperLosesNoPush(t *testing.T) {
 	limit := time.Now().Add(20 * time.Second)
 	for end := time.Now().Add(time.Second); time.Now().Before(end); {
 		want := taken.Load() + 1
-		in.push(&transport.Call{})
+		c := &transport.Call{}
+		in.push(c, c)
 		for taken.Load() < want {
 			if time.Now().After(limit) {
 				t.Fatalf("push %d was never taken", want)

@@ -85,6 +85,9 @@ var railEnv = map[string]string{
 	"UCX_MAX_RNDV_RAILS":   "1", // never stripe large values over an unrelated card
 	"UCX_TCP_CM_REUSEADDR": "y", // restart on the same port
 	"UCX_TCP_CM_SYN_CNT":   "2",
+	// Rendezvous over tcp goes by active messages, which is about as fast as UCX's emulated put, and
+	// without the abort of UCX 1.13.1 when a peer dies with puts under way (tcp_ep.c, handle_put_ack).
+	"UCX_TCP_PUT_ENABLE": "n",
 	// A connect must not block the poller. Also, where a blocking one succeeds and the peer dies before
 	// the first byte is sent, UCX 1.13.1 aborts (tcp_ep.c, uct_tcp_ep_destroy_progress).
 	"UCX_TCP_CONN_NB":          "y",
@@ -144,6 +147,8 @@ type rail struct {
 	bound netip.AddrPort
 	cmds  []C.dn_cmd
 	eager int // longest separate body that goes eagerly
+
+	fruitless int // steps in a row that brought nothing
 
 	endpoints map[C.uint64_t]*endpoint // by UCX handle
 	unguarded error                    // why the kernel does not filter what comes to the listener; nil: it does

@@ -6,16 +6,19 @@
 // each operation alone, and can be beaten by one that sends several together.
 //
 //	cref serve HOST PORT [options]      until its client leaves
+//	cref relay HOST PORT -r PORT        the same, and asks the server at the other port
 //	cref get|put HOST PORT [options]    prints one line of JSON
 //
 //	-s BYTES    of a value             -w N       operations under way
 //	-t SECONDS  to measure             -u SECONDS to warm up before
 //	-e BYTES    send values shorter than this eagerly and others by rendezvous; 0: as UCX thinks best
-//	-m BYTES    of memory for values (both sides alike)
+//	-m BYTES    of memory for values (all sides alike)
+//	-y          yield the processor when there is nothing to do: for more processes than cores
 //
 // UCX_TLS in the environment chooses the transport.
 #include <arpa/inet.h>
 #include <getopt.h>
+#include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -38,7 +41,7 @@ typedef struct {
 // A slot is one operation under way, on either side. Header and value must stay until UCX has sent them.
 typedef struct {
 	header_t header;
-	ucp_ep_h ep;      // server: where the reply goes
+	ucp_ep_h ep;      // server, relay: where the reply goes
 	uint64_t started; // client: ns
 } slot_t;
 
@@ -49,7 +52,9 @@ static size_t arena_bytes = 256u << 20;
 static ucp_mem_h arena_handle;
 static slot_t slots[MAX_SLOTS];
 static size_t eager_below;
+static int yields;
 static int peer_gone;
+static ucp_ep_h upstream; // relay: the server
 
 static void die(const char *what, ucs_status_t status)
 {
@@ -68,6 +73,12 @@ static uint64_t now_ns(void)
 	struct timespec t;
 	clock_gettime(CLOCK_MONOTONIC, &t);
 	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static void progress(void)
+{
+	if (!ucp_worker_progress(worker) && yields)
+		sched_yield();
 }
 
 static void open_worker(void)
@@ -179,18 +190,40 @@ static struct sockaddr_in address(const char *host, const char *port)
 	return a;
 }
 
-// ---- the side that serves
+static ucp_ep_h dial(const char *host, const char *port)
+{
+	struct sockaddr_in a = address(host, port);
+	ucp_ep_params_t p = ep_params();
+	p.field_mask |= UCP_EP_PARAM_FIELD_FLAGS | UCP_EP_PARAM_FIELD_SOCK_ADDR;
+	p.flags = UCP_EP_PARAMS_FLAGS_CLIENT_SERVER;
+	p.sockaddr.addr = (struct sockaddr *)&a;
+	p.sockaddr.addrlen = sizeof a;
+	ucp_ep_h ep;
+	check("ucp_ep_create", ucp_ep_create(worker, &p, &ep));
+	return ep;
+}
+
+// ---- the side that serves, and the one between
 
 static void answer(slot_t *s)
 {
 	send_slot(s->ep, AM_REPLY, s, s->header.op == OP_GET ? s->header.value_bytes : 0, 0);
 }
 
+// accept answers a request that is here, or asks the server in the client's place.
+static void accept_request(slot_t *s)
+{
+	if (upstream)
+		send_slot(upstream, AM_REQUEST, s, s->header.op == OP_PUT ? s->header.value_bytes : 0, UCP_AM_SEND_FLAG_REPLY);
+	else
+		answer(s);
+}
+
 static void on_request_body(void *request, ucs_status_t status, size_t bytes, void *s)
 {
 	(void)bytes;
 	if (status == UCS_OK)
-		answer(s);
+		accept_request(s);
 	else if (!peer_gone)
 		die("receive", status);
 	ucp_request_free(request);
@@ -210,9 +243,9 @@ static ucs_status_t on_request(void *arg, const void *header, size_t header_byte
 	s->header = h;
 	s->ep = info->reply_ep;
 	if (bytes)
-		take(data, bytes, info, s, answer, on_request_body);
+		take(data, bytes, info, s, accept_request, on_request_body);
 	else
-		answer(s);
+		accept_request(s);
 	return UCS_OK;
 }
 
@@ -222,9 +255,17 @@ static void on_connection(ucp_conn_request_h request, void *arg)
 	*waiting = request;
 }
 
-static void serve(const char *host, const char *port)
+static ucs_status_t on_reply(void *arg, const void *header, size_t header_bytes, void *data, size_t bytes,
+			     const ucp_am_recv_param_t *info);
+
+// serve ends when its peer has left: of a relay, the client or the server.
+static void serve(const char *host, const char *port, const char *server_port)
 {
 	set_handler(AM_REQUEST, on_request);
+	if (server_port) {
+		set_handler(AM_REPLY, on_reply);
+		upstream = dial(host, server_port);
+	}
 	struct sockaddr_in a = address(host, port);
 	ucp_conn_request_h waiting = NULL;
 	ucp_listener_params_t lp = {
@@ -237,7 +278,7 @@ static void serve(const char *host, const char *port)
 	puts("ready");
 	fflush(stdout);
 	while (!peer_gone) {
-		ucp_worker_progress(worker);
+		progress();
 		if (!waiting)
 			continue;
 		ucp_ep_params_t ep = ep_params();
@@ -298,11 +339,20 @@ static void finish(slot_t *s)
 	asker.idle[asker.idles++] = s->header.slot;
 }
 
+// complete ends an operation, or hands its reply on.
+static void complete(slot_t *s)
+{
+	if (upstream)
+		answer(s);
+	else
+		finish(s);
+}
+
 static void on_reply_body(void *request, ucs_status_t status, size_t bytes, void *s)
 {
 	(void)bytes;
 	check("receive", status);
-	finish(s);
+	complete(s);
 	ucp_request_free(request);
 }
 
@@ -317,9 +367,9 @@ static ucs_status_t on_reply(void *arg, const void *header, size_t header_bytes,
 	if (!fits(&h) || bytes > h.value_bytes)
 		die("a reply", UCS_ERR_INVALID_PARAM);
 	if (bytes)
-		take(data, bytes, info, &slots[h.slot], finish, on_reply_body);
+		take(data, bytes, info, &slots[h.slot], complete, on_reply_body);
 	else
-		finish(&slots[h.slot]);
+		complete(&slots[h.slot]);
 	return UCS_OK;
 }
 
@@ -342,9 +392,13 @@ static void close_ep(ucp_ep_h ep)
 	ucp_request_free(r);
 }
 
+enum { PATIENCE_S = 20 };
+
+// run_until asks until then, and until one operation has ended: the other side may not have run yet.
 static void run_until(ucp_ep_h ep, uint64_t end, uint32_t op, size_t value_bytes)
 {
-	while ((asker.now = now_ns()) < end && !peer_gone) {
+	uint64_t give_up = (end ? end : now_ns()) + PATIENCE_S * 1000000000ull;
+	while (((asker.now = now_ns()) < end || (!asker.done && asker.now < give_up)) && !peer_gone) {
 		while (asker.idles) {
 			slot_t *s = &slots[asker.idle[--asker.idles]];
 			s->header.op = op;
@@ -352,7 +406,7 @@ static void run_until(ucp_ep_h ep, uint64_t end, uint32_t op, size_t value_bytes
 			s->started = asker.now;
 			send_slot(ep, AM_REQUEST, s, op == OP_PUT ? value_bytes : 0, UCP_AM_SEND_FLAG_REPLY);
 		}
-		ucp_worker_progress(worker);
+		progress();
 	}
 	if (peer_gone)
 		die("the server", UCS_ERR_CONNECTION_RESET);
@@ -361,19 +415,13 @@ static void run_until(ucp_ep_h ep, uint64_t end, uint32_t op, size_t value_bytes
 static void ask(const char *host, const char *port, uint32_t op, size_t value_bytes, unsigned window, double warm, double secs)
 {
 	set_handler(AM_REPLY, on_reply);
-	struct sockaddr_in a = address(host, port);
-	ucp_ep_params_t p = ep_params();
-	p.field_mask |= UCP_EP_PARAM_FIELD_FLAGS | UCP_EP_PARAM_FIELD_SOCK_ADDR;
-	p.flags = UCP_EP_PARAMS_FLAGS_CLIENT_SERVER;
-	p.sockaddr.addr = (struct sockaddr *)&a;
-	p.sockaddr.addrlen = sizeof a;
-	ucp_ep_h ep;
-	check("ucp_ep_create", ucp_ep_create(worker, &p, &ep));
+	ucp_ep_h ep = dial(host, port);
 	for (unsigned i = 0; i < window; i++) {
 		slots[i].header = (header_t){.slot = i, .value_bytes = value_bytes};
 		asker.idle[asker.idles++] = i;
 	}
 
+	run_until(ep, 0, op, value_bytes); // the connection is there
 	uint64_t start = now_ns() + (uint64_t)(warm * 1e9);
 	run_until(ep, start, op, value_bytes);
 	asker.done = asker.bytes = asker.max = 0;
@@ -393,7 +441,7 @@ static void ask(const char *host, const char *port, uint32_t op, size_t value_by
 	fflush(stdout);
 	uint64_t end = now_ns() + 2000000000u; // what is under way ends before the endpoint does
 	while (asker.idles < window && now_ns() < end)
-		ucp_worker_progress(worker);
+		progress();
 	close_ep(ep);
 }
 
@@ -402,8 +450,11 @@ int main(int argc, char **argv)
 	size_t value_bytes = 64;
 	unsigned window = 1;
 	double warm = 0.2, secs = 1;
-	for (int o; (o = getopt(argc, argv, "s:w:t:u:e:m:")) != -1;) {
+	const char *server_port = NULL;
+	for (int o; (o = getopt(argc, argv, "s:w:t:u:e:m:r:y")) != -1;) {
 		switch (o) {
+		case 'r': server_port = optarg; break;
+		case 'y': yields = 1; break;
 		case 's': value_bytes = strtoull(optarg, NULL, 0); break;
 		case 'w': window = (unsigned)atoi(optarg); break;
 		case 't': secs = atof(optarg); break;
@@ -414,13 +465,13 @@ int main(int argc, char **argv)
 		}
 	}
 	if (argc - optind != 3 || window < 1 || window > MAX_SLOTS || value_bytes > arena_bytes / window) {
-		fprintf(stderr, "usage: cref serve|get|put HOST PORT [-s BYTES] [-w N] [-t SECONDS] [-u SECONDS] [-e BYTES] [-m BYTES]\n");
+		fprintf(stderr, "usage: cref serve|relay|get|put HOST PORT [-r PORT] [-s BYTES] [-w N] [-t SECONDS] [-u SECONDS] [-e BYTES] [-m BYTES] [-y]\n");
 		return 2;
 	}
 	const char *what = argv[optind], *host = argv[optind + 1], *port = argv[optind + 2];
 	open_worker();
-	if (!strcmp(what, "serve"))
-		serve(host, port);
+	if (!strcmp(what, "serve") || (!strcmp(what, "relay") && server_port))
+		serve(host, port, server_port);
 	else if (!strcmp(what, "get") || !strcmp(what, "put"))
 		ask(host, port, strcmp(what, "get") ? OP_PUT : OP_GET, value_bytes, window, warm, secs);
 	else

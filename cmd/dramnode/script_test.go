@@ -10,11 +10,13 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/dramnode/dramnode"
 	"github.com/dramnode/dramnode/test/proc"
 )
 
@@ -22,7 +24,8 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"dramnode": main})
 }
 
-// Each script runs real processes. $ADDR is a listen address whose next two ports are free too.
+// Each script runs real processes. $ADDR is a listen address whose next two ports are free too, $LONGEST the
+// longest key, $TOOLONG one byte more.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
@@ -30,6 +33,8 @@ func TestScripts(t *testing.T) {
 			addr := netip.MustParseAddrPort(proc.Address(t, nil))
 			env.Setenv("ADDR", addr.String())
 			env.Setenv("GOSSIP", netip.AddrPortFrom(addr.Addr(), addr.Port()+1).String())
+			env.Setenv("LONGEST", strings.Repeat("k", dramnode.MaxKeyBytes))
+			env.Setenv("TOOLONG", strings.Repeat("k", dramnode.MaxKeyBytes+1))
 			env.Setenv("HTTP", netip.AddrPortFrom(addr.Addr(), addr.Port()+2).String())
 			return nil
 		},

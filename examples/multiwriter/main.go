@@ -7,7 +7,6 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -26,17 +25,9 @@ func main() {
 }
 
 func run(args []string, out io.Writer) error {
-	flags := flag.NewFlagSet("multiwriter", flag.ContinueOnError)
-	cluster := attach.New(flags)
-	if err := flags.Parse(args); err != nil {
-		return err
-	}
-	ctx := context.Background()
-	c, err := cluster.Open(ctx, cluster.Addrs()...)
-	if err != nil {
-		return err
-	}
-	return errors.Join(write(ctx, c, out), c.Close())
+	return attach.Run("multiwriter", args, func(ctx context.Context, c *client.Client, _ []string) error {
+		return write(ctx, c, out)
+	})
 }
 
 type store interface {

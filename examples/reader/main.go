@@ -7,7 +7,6 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"iter"
@@ -27,17 +26,9 @@ func main() {
 }
 
 func run(args []string, out io.Writer) error {
-	flags := flag.NewFlagSet("reader", flag.ContinueOnError)
-	cluster := attach.New(flags)
-	if err := flags.Parse(args); err != nil {
-		return err
-	}
-	ctx := context.Background()
-	c, err := cluster.Open(ctx, cluster.Addrs()...)
-	if err != nil {
-		return err
-	}
-	return errors.Join(read(ctx, c, out), c.Close())
+	return attach.Run("reader", args, func(ctx context.Context, c *client.Client, _ []string) error {
+		return read(ctx, c, out)
+	})
 }
 
 type store interface {

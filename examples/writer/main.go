@@ -6,7 +6,6 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -24,24 +23,16 @@ func main() {
 }
 
 func run(args []string, out io.Writer) error {
-	flags := flag.NewFlagSet("writer", flag.ContinueOnError)
-	cluster := attach.New(flags)
-	if err := flags.Parse(args); err != nil {
-		return err
-	}
-	key, value := "greeting", "hello"
-	if flags.NArg() > 0 {
-		key = flags.Arg(0)
-	}
-	if flags.NArg() > 1 {
-		value = flags.Arg(1)
-	}
-	ctx := context.Background()
-	c, err := cluster.Open(ctx, cluster.Addrs()...)
-	if err != nil {
-		return err
-	}
-	return errors.Join(write(ctx, c, out, key, value), c.Close())
+	return attach.Run("writer", args, func(ctx context.Context, c *client.Client, args []string) error {
+		key, value := "greeting", "hello"
+		if len(args) > 0 {
+			key = args[0]
+		}
+		if len(args) > 1 {
+			value = args[1]
+		}
+		return write(ctx, c, out, key, value)
+	})
 }
 
 type store interface {

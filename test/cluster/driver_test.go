@@ -39,6 +39,9 @@ type workload struct {
 	Large   bool          // all values are near the longest; usually most are small
 	OpLimit time.Duration // of one operation; default 5 s
 
+	// Any accepts whichever write a check finds, as long as it is whole.
+	Any bool
+
 	// Lossy accepts that a key is missing, and counts it: its partition may have been lost.
 	Lossy bool
 }
@@ -308,7 +311,7 @@ func (one *worker) get(k *known) bool {
 		return true
 	}
 	seq := binary.LittleEndian.Uint64(v.Bytes)
-	if seq != k.now && !slices.Contains(k.late, seq) {
+	if seq != k.now && !slices.Contains(k.late, seq) && !one.w.Any {
 		one.violation("get %s: write %d, want %d or one of %v", k.key, seq, k.now, k.late)
 	} else if !bytes.Equal(v.Bytes, one.w.content(k.key, seq)) {
 		one.violation("get %s: the bytes of write %d are damaged", k.key, seq)

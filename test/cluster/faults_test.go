@@ -39,21 +39,33 @@ func TestMoreNodesThanPartitionsAreRefused(t *testing.T) {
 	s.says(2, "3 members", "2 partitions")
 }
 
+// Members whose settings differ would look for keys elsewhere: a newcomer is told what differs, and ends.
 func TestOtherSettingsAreRefused(t *testing.T) {
-	s := newStory(t)
-	s.start(1)
-	s.nodes[0].WaitReady()
-	s.args = []string{"--partitions", "271"}
-	s.options = append(s.options, proc.Options{Name: "n2", Memory: "64MiB", Cluster: s.name, Args: s.args, Join: s.seeds(), Listen: proc.Address(t, nil)})
-	s.nodes = append(s.nodes, proc.Start(t, s.program, s.options[1]))
-	s.await("the stranger to be told why", func() string {
-		if said := s.nodes[1].Log(); !strings.Contains(said, "settings") {
-			return said
-		}
-		return ""
-	})
-	if info := s.info(s.nodes[0]); info.Members != 1 {
-		t.Errorf("the cluster counts %d members", info.Members)
+	for _, c := range []struct {
+		name         string
+		ours, theirs []string
+		want         string
+	}{
+		{"partitions", nil, []string{"--partitions", "271"}, "partitions 271 here, 1031 there"},
+		{"strategy", nil, []string{"--routing", "range", "--split", "m"}, "strategy range here, hash there"},
+		{"splits", []string{"--routing", "range", "--split", "g,n"}, []string{"--routing", "range", "--split", "g,o"}, `split 1 "o" here, "n" there`},
+		{"rules", []string{"--routing", "explicit", "--rule", "a/=n1"}, []string{"--routing", "explicit", "--rule", "a/=n2"}, `rule 0 "a/"=n2 here, "a/"=n1 there`},
+		{"max-value", nil, []string{"--max-value", "1MiB"}, "max-value 1048576 here, 67108864 there"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newStory(t, c.ours...)
+			s.start(1)
+			s.nodes[0].WaitReady()
+			o := proc.Options{Name: "n2", Memory: "64MiB", Cluster: s.name, Args: c.theirs, Join: s.seeds(), Listen: proc.Address(t, nil)}
+			s.options, s.nodes = append(s.options, o), append(s.nodes, proc.Start(t, s.program, o))
+			s.says(1, "settings differ: "+c.want)
+			if code := s.nodes[1].ExitCode(); code != 2 {
+				t.Errorf("the stranger ended with exit code %d, want 2", code)
+			}
+			if info := s.info(s.nodes[0]); info.Members != 1 {
+				t.Errorf("the cluster counts %d members", info.Members)
+			}
+		})
 	}
 }
 
@@ -145,7 +157,10 @@ func TestClientKilledInMidPut(t *testing.T) {
 		})
 	}
 	check := w
-	check.Mode, check.Ops, check.Prefix = "load", 50, "after/"
+	check.Mode, check.Any, check.Lossy = "check", true, true
+	s.drive(check).wait()
+	check = w
+	check.Ops, check.Prefix = 50, "after/"
 	if r := s.drive(check).wait(); len(r.Errors) > 0 {
 		t.Errorf("errors after the clients died: %v", r.Errors)
 	}

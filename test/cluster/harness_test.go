@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/dramnode/dramnode/control"
+	"github.com/dramnode/dramnode/ring"
 	"github.com/dramnode/dramnode/test/netns"
 	"github.com/dramnode/dramnode/test/proc"
 )
@@ -49,6 +50,7 @@ type story struct {
 	nodes   []*proc.Node
 	options []proc.Options
 	args    []string // of every node
+	cut     int      // partitions that the settings in args make
 }
 
 func newStory(t *testing.T, args ...string) *story {
@@ -57,7 +59,7 @@ func newStory(t *testing.T, args ...string) *story {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &story{t: t, program: path, name: fmt.Sprintf("%s-%d", t.Name(), os.Getpid()), args: args}
+	return &story{t: t, program: path, name: fmt.Sprintf("%s-%d", t.Name(), os.Getpid()), args: args, cut: ring.DefaultPartitions}
 }
 
 // onHosts puts node i on host i of a network of its own, and the driver on the last host.
@@ -164,11 +166,24 @@ func (s *story) agree(nodes ...*proc.Node) {
 			}
 			owned += info.Partitions
 		}
-		if owned != 1031 {
+		if owned != s.cut {
 			return fmt.Sprintf("they own %d partitions together", owned)
 		}
 		return ""
 	})
+}
+
+// cli runs a command as a user would, by way of node i, and returns what it prints.
+func (s *story) cli(i int, args ...string) string {
+	s.t.Helper()
+	cmd := exec.Command(s.program, append([]string{"--addr", s.nodes[i].Addr(), "--cluster-name", s.name}, args...)...)
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	out, err := cmd.Output()
+	if err != nil {
+		s.t.Fatalf("dramnode %q: %v\n%s", args, err, said.String())
+	}
+	return string(out)
 }
 
 // await polls until missing returns "".
@@ -262,6 +277,16 @@ func (d *driver) stop() report {
 		d.t.Fatal(err)
 	}
 	return d.wait()
+}
+
+// kept checks that every byte of a fill is there and that no partition was lost.
+func (s *story) kept(fill workload) {
+	s.t.Helper()
+	fill.Mode = "check"
+	s.drive(fill).wait()
+	if info := s.info(s.nodes[0]); info == nil || info.Losses != 0 {
+		s.t.Errorf("something was lost: %+v", info)
+	}
 }
 
 // pass lets time go by: a story is about what happens meanwhile.

@@ -21,13 +21,11 @@ func TestHostCutOffAndHealed(t *testing.T) {
 	}
 	s.agree(s.nodes...)
 	d.stop()
-	check := fill
-	check.Mode = "check"
-	s.drive(check).wait()
-	if info := s.info(s.nodes[0]); info.Losses != 0 {
-		t.Errorf("a cut of 8 s lost %d partitions", info.Losses)
-	}
+	s.kept(fill)
 }
+
+// pendingLimit is how long a call may wait for a peer that fell silent, with a margin for a busy machine.
+const pendingLimit = 2*time.Second + 500*time.Millisecond
 
 // A cut that no one is told of, with large transfers in flight: every pending call ends soon, with an
 // error, and afterwards the link works again.
@@ -49,5 +47,8 @@ func TestSilentCutEndsPendingCalls(t *testing.T) {
 	r := d.stop()
 	if len(r.Errors) == 0 {
 		t.Error("a cut of 5 s was not noticed")
+	}
+	if r.Unknown > pendingLimit {
+		t.Errorf("a call was pending for %v", r.Unknown)
 	}
 }

@@ -1,8 +1,10 @@
 package cluster
 
 import (
+	"fmt"
 	"os"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 )
@@ -22,6 +24,45 @@ func TestAnyNodeAnswersForAnyKey(t *testing.T) {
 		check := fill
 		check.Mode, check.Addrs = "check", []string{n.Addr()}
 		s.drive(check).wait()
+	}
+}
+
+// With range, neighbouring keys share a partition, and with explicit a prefix lives where its rule says;
+// any node answers for any key all the same, and nodes come and go.
+func TestRoutingByRangeAndByRules(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		args []string
+		cut  int
+		home map[string]string // key -> partition, or owner
+	}{
+		{"range", []string{"--routing", "range", "--split", "load/2,load/4,load/6", "--split", "t"}, 5,
+			map[string]string{"a": "partition  0 ", "load/1/9": "partition  0 ", "load/2": "partition  1 ", "load/5/1": "partition  2 ", "load/7/39": "partition  3 ", "t": "partition  4 "}},
+		{"explicit", []string{"--routing", "explicit", "--partitions", "101", "--rule", "load/1=n2", "--rule", "load/=n1", "--rule", "gone/=n9"}, 104,
+			map[string]string{"load/1/9": "owner      n2 ", "load/7/39": "owner      n1 ", "load/2/1": "owner      n1 ", "gone/1": "partition  103 "}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newStory(t, c.args...)
+			s.cut = c.cut
+			s.start(2)
+			s.agree(s.nodes...)
+			d := s.drive(load(10))
+			s.start(1)
+			s.agree(s.nodes...)
+			s.nodes[2].Stop()
+			s.agree(s.nodes[:2]...)
+			if r := d.stop(); r.Written == 0 {
+				t.Error("nothing was written")
+			}
+			for key, want := range c.home {
+				if shown := s.cli(0, "locate", key); !strings.Contains(shown, want) {
+					t.Errorf("%s: want %q in\n%s", key, want, shown)
+				}
+			}
+			if info := s.info(s.nodes[0]); info == nil || info.Losses != 0 {
+				t.Errorf("something was lost: %+v", info)
+			}
+		})
 	}
 }
 
@@ -83,6 +124,12 @@ func TestKilledNodeComesBackUnderItsName(t *testing.T) {
 	if info := s.info(s.nodes[0]); info.Losses != uint64(lost) {
 		t.Errorf("%d losses counted, the killed node owned %d partitions", info.Losses, lost)
 	}
+	if shown, want := s.cli(2, "partitions"), fmt.Sprintf(" %d losses", lost); !strings.Contains(shown, want) {
+		t.Errorf("dramnode partitions does not say %q:\n%s", want, shown)
+	}
+	if shown, want := s.cli(2, "nodes", "--json"), fmt.Sprintf("as a new process: %d partitions lost and recreated empty", lost); strings.Count(shown, want) == 0 {
+		t.Errorf("no node's events say %q:\n%s", want, shown)
+	}
 	check := fill
 	check.Mode, check.Lossy = "check", true
 	r := s.drive(check).wait()
@@ -108,12 +155,7 @@ func TestPausedNodeKeepsItsEntries(t *testing.T) {
 	s.nodes[2].Resume()
 	s.agree(s.nodes...)
 	d.stop()
-	check := fill
-	check.Mode = "check"
-	s.drive(check).wait()
-	if info := s.info(s.nodes[0]); info.Losses != 0 {
-		t.Errorf("a pause of 10 s lost %d partitions", info.Losses)
-	}
+	s.kept(fill)
 }
 
 func TestSixteenNodesAgree(t *testing.T) {
@@ -122,9 +164,7 @@ func TestSixteenNodesAgree(t *testing.T) {
 	s.agree(s.nodes...)
 	fill := workload{Mode: "fill", Prefix: "wide/", Workers: 4, Keys: 100, Bytes: 20_000}
 	s.drive(fill).wait()
-	check := fill
-	check.Mode = "check"
-	s.drive(check).wait()
+	s.kept(fill)
 }
 
 // Two clusters know each other's addresses, but their names differ.

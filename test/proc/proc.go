@@ -153,14 +153,14 @@ func (n *Node) Addr() string { return n.port(0) }
 // GossipAddr is what other nodes join.
 func (n *Node) GossipAddr() string { return n.port(1) }
 
-// HTTPAddr is where health, metrics and the dashboard are.
+// HTTPAddr is where health and info are.
 func (n *Node) HTTPAddr() string { return n.port(2) }
 
 func (n *Node) port(offset uint16) string {
 	return netip.AddrPortFrom(n.listen.Addr(), n.listen.Port()+offset).String()
 }
 
-// Get fetches a path, such as "/metrics", from the node's HTTP address, from the node's own host.
+// Get fetches a path, such as "/readyz", from the node's HTTP address, from the node's own host.
 func (n *Node) Get(ctx context.Context, path string) (status int, body []byte, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+n.HTTPAddr()+path, nil)
 	if err != nil {
@@ -211,6 +211,9 @@ func (n *Node) waitReady(limit time.Duration) error {
 
 // Exited is closed once the process has ended.
 func (n *Node) Exited() <-chan struct{} { return n.exited }
+
+// ExitCode is the process's exit code, -1 if a signal ended it. Valid once Exited is closed.
+func (n *Node) ExitCode() int { return n.cmd.ProcessState.ExitCode() }
 
 // exit describes how the process ended, also a clean end. Valid once exited is closed.
 func (n *Node) exit() error {

@@ -485,6 +485,9 @@ func (in *inbound) Reply(_ *transport.Request, header []byte, body transport.Bod
 		n.release(body)
 		return
 	}
+	if body.Releaser == nil && len(body.Bytes) <= transport.CopyBytes {
+		body.Bytes = bytes.Clone(body.Bytes) // it may be the request's scratch
+	}
 	if err := in.answer(header, body, nil); err != nil {
 		panic(err)
 	}

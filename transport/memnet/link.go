@@ -59,6 +59,13 @@ type link struct {
 	pause   time.Duration
 }
 
+// CallAll implements transport.Link.
+func (l *link) CallAll(calls []*transport.Call) {
+	for _, c := range calls {
+		l.Call(c)
+	}
+}
+
 // Call hands c in.
 func (l *link) Call(c *transport.Call) {
 	n := l.network

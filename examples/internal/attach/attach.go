@@ -3,6 +3,7 @@ package attach
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -36,6 +37,21 @@ func New(flags *flag.FlagSet) *Flags {
 
 // Addrs returns the addresses one by one.
 func (f *Flags) Addrs() []string { return strings.Split(f.addrs, ",") }
+
+// Run is the whole of a small program: it parses its arguments, opens a client, and closes it after do.
+func Run(name string, args []string, do func(ctx context.Context, c *client.Client, args []string) error) error {
+	flags := flag.NewFlagSet(name, flag.ContinueOnError)
+	cluster := New(flags)
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	ctx := context.Background()
+	c, err := cluster.Open(ctx, cluster.Addrs()...)
+	if err != nil {
+		return err
+	}
+	return errors.Join(do(ctx, c, flags.Args()), c.Close())
+}
 
 // Open connects to any of the addresses.
 func (f *Flags) Open(ctx context.Context, addrs ...string) (*client.Client, error) {
