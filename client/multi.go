@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"errors"
+	"runtime"
 	"time"
 
 	"github.com/dramnode/dramnode"
@@ -162,6 +163,7 @@ func (bs *bundles) add(l transport.Link, call *transport.Call) {
 		if b := &(*bs)[i]; b.link == l {
 			if b.calls = append(b.calls, call); len(b.calls) == bundleCalls {
 				b.flush()
+				runtime.Gosched() // where the network has no processor of its own, let it send
 			}
 			return
 		}

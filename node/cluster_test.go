@@ -22,7 +22,7 @@ import (
 
 // A cluster is a set of nodes in one process: requests cross memnet, gossip crosses the loopback.
 type cluster struct {
-	t     *testing.T
+	t     testing.TB
 	world *memnet.World
 	seeds []string
 	nodes map[string]*running
@@ -35,7 +35,7 @@ type cluster struct {
 // what they say then is of no interest.
 type testLog struct {
 	mu sync.Mutex
-	t  *testing.T // nil once the test has ended
+	t  testing.TB // nil once the test has ended
 }
 
 func (l *testLog) Write(line []byte) (int, error) {
@@ -63,12 +63,12 @@ type running struct {
 
 const eventually = 30 * time.Second
 
-func newCluster(t *testing.T, seed uint64, names ...string) *cluster {
+func newCluster(t testing.TB, seed uint64, names ...string) *cluster {
 	t.Helper()
 	return newClusterWith(t, seed, nil, names...)
 }
 
-func newClusterWith(t *testing.T, seed uint64, change func(*Config), names ...string) *cluster {
+func newClusterWith(t testing.TB, seed uint64, change func(*Config), names ...string) *cluster {
 	t.Helper()
 	c := &cluster{t: t, world: memnet.New(seed), nodes: map[string]*running{}, log: &testLog{t: t}}
 	t.Cleanup(c.log.end) // after every node's own clean-up
@@ -84,7 +84,7 @@ func newClusterWith(t *testing.T, seed uint64, change func(*Config), names ...st
 	return c
 }
 
-func freePort(t *testing.T) string {
+func freePort(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -197,7 +197,7 @@ func (c *cluster) wait(what string, ok func() bool) {
 
 // A caller is a client without any knowledge of the table: it asks one node for everything.
 type caller struct {
-	t       *testing.T
+	t       testing.TB
 	network *memnet.Network
 	memory  []byte
 	mu      sync.Mutex

@@ -95,7 +95,8 @@ func (r *request) detach() {
 // Place implements transport.Handler: it reserves the memory that a put's value will stay in. What
 // clients may send is never placed in scratch memory, which the table needs.
 func (n *Node) Place(r *transport.Request, bytes int) ([]byte, error) {
-	req, err := n.parse(r)
+	var req request
+	err := n.parse(&req, r)
 	if err == nil {
 		var b []byte
 		if b, err = n.place(&req, r, bytes); err == nil {
@@ -126,27 +127,28 @@ func (n *Node) place(req *request, r *transport.Request, bytes int) ([]byte, err
 
 // parse validates what a peer sent. The reply to a request without a readable header carries kind 0
 // data, so that the sender's own error handling sees it.
-func (n *Node) parse(r *transport.Request) (request, error) {
-	h, err := wire.ParseHeader(r.Header)
-	if err != nil {
-		return request{h: wire.Header{Kind: wire.KindInfo}, from: r}, fmt.Errorf("%w: %w", dramnode.ErrInvalid, err)
-	}
-	req := request{h: h, from: r, received: r.Received}
+func (n *Node) parse(req *request, r *transport.Request) (err error) {
+	req.from, req.received = r, r.Received
 	if req.received.IsZero() {
 		req.received = time.Now()
 	}
-	if h.Flags&wire.FlagReply != 0 {
-		return req, fmt.Errorf("%w: a reply came as a request", dramnode.ErrInvalid)
+	if req.h, err = wire.ParseHeader(r.Header); err != nil {
+		req.h = wire.Header{Kind: wire.KindInfo}
+		return fmt.Errorf("%w: %w", dramnode.ErrInvalid, err)
 	}
-	if onlyNodes(&h) && r.Peer.Role != transport.RoleNode {
-		return req, fmt.Errorf("%w: only nodes may send requests of kind %d", dramnode.ErrNotAuthorised, h.Kind)
+	if req.h.Flags&wire.FlagReply != 0 {
+		return fmt.Errorf("%w: a reply came as a request", dramnode.ErrInvalid)
 	}
-	return req, nil
+	if onlyNodes(&req.h) && r.Peer.Role != transport.RoleNode {
+		return fmt.Errorf("%w: only nodes may send requests of kind %d", dramnode.ErrNotAuthorised, req.h.Kind)
+	}
+	return nil
 }
 
 // Serve implements transport.Handler.
 func (n *Node) Serve(r *transport.Request) {
-	req, err := n.parse(r)
+	var req request
+	err := n.parse(&req, r)
 	if r.Placed && r.Cookie != 0 {
 		req.value = n.store.Resume(r.Cookie)
 	}

@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 exec 2>&1 # one stream, so that what a step says stays below its title
 
-all_steps=(gofmt vet pure unit shim stories compose)
+all_steps=(gofmt vet pure unit shim stories bench compose)
 out=out/test
 mkdir -p "$out"
 counts=$out/counts
@@ -52,6 +52,11 @@ step_stories() {
 	ls test/cluster/*_test.go >/dev/null 2>&1 || { nothing "no stories in test/cluster"; return; }
 	[ -n "${DRAMNODE_BIN:-}" ] || make --no-print-directory build
 	DRAMNODE_BIN=${DRAMNODE_BIN:-$PWD/bin/dramnode} gotest -count=1 -timeout 10m ./test/cluster/...
+}
+# step_bench only shows that the comparisons run; it checks no time.
+step_bench() {
+	scripts/setup.sh --bench || { skip "the rivals are not installed and cannot be"; return; }
+	make --no-print-directory bench-short
 }
 step_compose() {
 	[ -e cmd/dramnode/main.go ] || { nothing "no cmd/dramnode to put into an image"; return; }

@@ -44,13 +44,14 @@ type poller struct {
 	req  transport.Request // reused for every call of the handler
 	conn requestConn
 
-	turns     uint64
-	completed bool // a call was completed since the last yield: its caller may be waiting for this processor
-	nextTick  nanos
-	lastTurn  nanos
-	spin      nanos // adaptive
-	fdsDirty  bool  // UCX may have opened descriptors since they were last marked
-	stats     Stats
+	turns      uint64
+	completed  bool          // a call was completed since the last yield: its caller may be waiting for this processor
+	quarantine []quarantined // bodies sent by shared memory whose endpoints were closed; by due
+	nextTick   nanos
+	lastTurn   nanos
+	spin       nanos // adaptive
+	fdsDirty   bool  // UCX may have opened descriptors since they were last marked
+	stats      Stats
 
 	stopping atomic.Bool
 	lookups  sync.WaitGroup // name look-ups under way
@@ -64,7 +65,7 @@ type nanos int64
 const (
 	tickEvery     = nanos(10 * time.Millisecond)
 	spinMin       = nanos(5 * time.Microsecond)
-	spinMax       = nanos(50 * time.Microsecond)
+	spinMax       = nanos(200 * time.Microsecond)
 	stepRounds    = 1  // fruitless polls of UCX in a turn: with tcp each is a system call
 	restTurns     = 64 // fruitless turns after which a rail rests, while another works
 	restPeriod    = 32 // turns from one step of a resting rail to the next
@@ -315,6 +316,7 @@ func (p *poller) tick() {
 		p.reconnect(l)
 	}
 	p.n.ballast.rest(p.now)
+	p.releaseRested()
 	if p.fdsDirty {
 		p.fdsDirty = false
 		p.n.sleeper.inherited.closeOnExec()
@@ -357,6 +359,10 @@ func (p *poller) shutdown() {
 		runtime.Gosched()
 	}
 	p.turn() // commands that the last events caused
+	for len(p.quarantine) > 0 {
+		time.Sleep(time.Millisecond)
+		p.turn()
+	}
 	p.lookups.Wait()
 	p.n.inbox.close()
 	p.freeBuffers()

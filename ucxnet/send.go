@@ -262,7 +262,7 @@ func (p *poller) sent(t *transfer, status Status) {
 	}
 	p.putBuffer(t.head)
 	p.transfers.recycle(t)
-	body.Release()
+	p.releaseBody(ep, body)
 	if status != 0 && status != statusCanceled {
 		p.closeEndpoint(ep, "send failed", status)
 	}

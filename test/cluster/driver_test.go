@@ -37,6 +37,7 @@ type workload struct {
 	Seed    uint64
 	Deletes bool
 	Large   bool          // all values are near the longest; usually most are small
+	Via     bool          // each worker sends everything to one node, which forwards what it does not own
 	OpLimit time.Duration // of one operation; default 5 s
 
 	// Any accepts whichever write a check finds, as long as it is whole.
@@ -90,7 +91,7 @@ func (w *workload) run(r *report) error {
 	fmt.Println(driverStarted) // from here on SIGTERM ends a load in order
 	if w.Mode == "connect" {
 		for range w.Ops {
-			c, err := w.open()
+			c, err := w.open(0)
 			if err != nil {
 				return err
 			}
@@ -101,14 +102,14 @@ func (w *workload) run(r *report) error {
 		}
 		return nil
 	}
-	c, err := w.open()
-	if err != nil {
-		return err
-	}
-	defer c.Close()
 	workers := make([]*worker, w.Workers)
 	var wg sync.WaitGroup
 	for i := range workers {
+		c, err := w.open(i)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
 		workers[i] = newWorker(w, i, c)
 		wg.Go(func() { workers[i].run(ctx) })
 	}
@@ -120,7 +121,8 @@ func (w *workload) run(r *report) error {
 	return nil
 }
 
-func (w *workload) open() (*client.Client, error) {
+// open returns worker i's own client. Each starts from another node.
+func (w *workload) open(i int) (*client.Client, error) {
 	shm, err := ucxnet.ParseShmMode(w.Shm)
 	if err != nil {
 		return nil, err
@@ -134,7 +136,12 @@ func (w *workload) open() (*client.Client, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), checkTimeout)
 	defer cancel()
-	return client.Open(ctx, client.Config{Network: network, Addrs: w.Addrs, Timeout: openTimeout})
+	first := i % len(w.Addrs)
+	c := client.Config{Network: network, Addrs: slices.Concat(w.Addrs[first:], w.Addrs[:first]), Timeout: openTimeout, MemoryBytes: 128 << 20}
+	if w.Via {
+		c.Via = c.Addrs[0]
+	}
+	return client.Open(ctx, c)
 }
 
 // A worker owns its keys: nobody else writes them, so it knows what each may hold.

@@ -71,7 +71,7 @@ func TestRandomOperationsMatchAModel(t *testing.T) {
 	s.start(3)
 	s.agree(s.nodes...)
 	w := load(1)
-	w.Ops = 1250 // 8 workers: 10,000 operations
+	w.Ops, w.Via = 1250, true // 8 clients: 10,000 operations, each client through one of the nodes
 	r := s.drive(w).wait()
 	if r.Ops < 10_000 {
 		t.Errorf("%d operations, want 10,000", r.Ops)
