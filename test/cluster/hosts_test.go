@@ -24,7 +24,6 @@ func TestHostCutOffAndHealed(t *testing.T) {
 	s.kept(fill)
 }
 
-
 // A cut that no one is told of, with large transfers in flight: every pending call ends soon, with an
 // error, and afterwards the link works again.
 func TestSilentCutEndsPendingCalls(t *testing.T) {
