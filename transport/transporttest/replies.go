@@ -11,6 +11,36 @@ import (
 	"github.com/dramnode/dramnode/transport"
 )
 
+// testReplyFromScratch replies with a header and a body in the request's scratch, which is written over
+// before the network can have sent them. The calls are handed in together, and keep their order.
+func testReplyFromScratch(t *testing.T, open Open) {
+	const calls = 100
+	body := func(i byte) []byte { return pattern(900, uint64(i)) }
+	next := byte(0) // the poller's
+	h := &scripted{serve: func(r *transport.Request) {
+		if r.Header[0] != next {
+			t.Errorf("call %d arrived as number %d", r.Header[0], next)
+		}
+		next++
+		reply := append(r.Scratch[:0], r.Header[0])
+		r.Reply(reply, transport.Body{Bytes: append(reply, body(r.Header[0])...)[1:]})
+		scribble(r.Scratch[:])
+	}}
+	_, client, l := pair(t, open, h, 4096, 4)
+	var made []*call
+	var all []*transport.Call
+	for i := range byte(calls) {
+		c := client.newCall([]byte{i}, transport.Body{}, 0)
+		c.live.Store(true)
+		made, all = append(made, c), append(all, &c.Call)
+	}
+	l.CallAll(all)
+	for i, c := range made {
+		checkEcho(t, c.wait(), []byte{byte(i)}, body(byte(i)))
+	}
+	l.CallAll(nil)
+}
+
 func testSecondReply(t *testing.T, open Open) {
 	h, held := hold(10)
 	server, client, l := pair(t, open, h, 100<<10, 4)

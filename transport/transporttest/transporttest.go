@@ -41,6 +41,7 @@ func Run(t *testing.T, open func(t *testing.T, c Config) transport.Network) {
 		{"BothWays", testBothWays},
 		{"Identity", testIdentity},
 		{"Cookie", testCookie},
+		{"ReplyFromScratch", testReplyFromScratch},
 		{"SecondReply", testSecondReply},
 		{"LateReply", testLateReply},
 		{"ReplyToGonePeer", testReplyToGonePeer},
