@@ -6,15 +6,16 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 exec 2>&1 # one stream, so that what a step says stays below its title
 
-all_steps=(gofmt vet pure unit shim stories bench compose)
+all_steps=(gofmt vet pure unit ucx shim stories bench compose)
 out=out/test
 mkdir -p "$out"
 counts=$out/counts
 : >"$counts"
 go build -o "$out/testsummary" ./scripts/testsummary
 
-# packages lists the module's packages except the stories, which need a built program.
-packages() { go list ./... | grep -v '/test/cluster'; }
+# packages lists the module's packages except the stories, which need a built program, and ucxnet, whose
+# pollers and peers want the machine for themselves.
+packages() { go list ./... | grep -v -e '/test/cluster' -e '/ucxnet'; }
 
 # gotest runs go test; -p 2 and the limits are for a CI machine of 2 cores and 25 minutes.
 gotest() { go test -json -p 2 "$@" | "$out/testsummary" "$counts"; }
@@ -43,6 +44,7 @@ step_gofmt() {
 step_vet() { go vet ./...; }
 step_pure() { without_ucx | CGO_ENABLED=0 xargs go build; }
 step_unit() { packages | xargs_gotest -race -tags invariants -timeout 8m; }
+step_ucx() { gotest -race -tags invariants -timeout 8m ./ucxnet/...; }
 step_shim() {
 	ls ucxnet/*_test.go >/dev/null 2>&1 || { nothing "no tests in ucxnet"; return; }
 	# UCX keeps allocations for the life of the process, so leaks are not looked for. The quarantine is
