@@ -16,7 +16,7 @@ pull() { timeout "$pull_seconds" docker pull --quiet "$1" >/dev/null 2>&1; }
 mirror() {
 	local found
 	found=$(grep -rhoE 'https?://[^ ]+/debian/?( |$)' /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources 2>/dev/null | head -n 1 || true)
-	echo "${found:-http://deb.debian.org/debian}" | tr -d ' '
+	echo "$found" | tr -d ' ' # empty: debootstrap knows one
 }
 
 # Both makers are subshells, so that their temporary folder goes however they end.
@@ -28,7 +28,7 @@ make_run_image() (
 	root=$(mktemp -d)
 	log=$root.log
 	trap 'rm -rf "$root" "$log"' EXIT
-	debootstrap --variant=minbase bookworm "$root" "$(mirror)" >"$log" 2>&1 ||
+	debootstrap --variant=minbase bookworm "$root" $(mirror) >"$log" 2>&1 ||
 		{ tail -n 20 "$log"; say "debootstrap failed"; exit 1; }
 	rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/usr/share/{doc,man,locale,info}/* "$root"/var/log/*
 	# As in Docker's own image: apt keeps neither packages nor caches, which would end up in layers.
