@@ -35,10 +35,26 @@ type NodeInfo struct {
 
 // MemoryInfo says where a node's memory is, in bytes.
 type MemoryInfo struct {
-	Limit    int64 `json:"limit"`
-	Used     int64 `json:"used"`
-	Leased   int64 `json:"leased"`
-	Reserved int64 `json:"reserved"`
+	Limit        int64  `json:"limit"`
+	Used         int64  `json:"used"`
+	Asked        int64  `json:"asked"`        // by records and index; the rest of used is rounding, free slots and page descriptors
+	LongestFree  int64  `json:"longest_free"` // longest value that fits
+	Leased       int64  `json:"leased"`
+	Reserved     int64  `json:"reserved"`
+	Eviction     string `json:"eviction"`
+	Evictions    uint64 `json:"evictions"`     // entries that made room for others
+	EvictedBytes uint64 `json:"evicted_bytes"` // of their keys and values
+
+	Classes []ClassInfo `json:"classes"` // that hold memory; those with a slot of 0 bytes have pages of their own
+}
+
+// A ClassInfo is the blocks of one size.
+type ClassInfo struct {
+	Slot   int   `json:"slot"` // bytes
+	Held   int64 `json:"held"`
+	Asked  int64 `json:"asked"`
+	Blocks int   `json:"blocks"`
+	Slots  int   `json:"slots"` // free ones too
 }
 
 // A LinkInfo is a node's link to a peer.
@@ -47,6 +63,7 @@ type LinkInfo struct {
 	Addr            string  `json:"addr"`
 	State           string  `json:"state"`
 	Transport       string  `json:"transport"`
+	Fallback        string  `json:"fallback,omitempty"` // why not shared memory, with a peer on the node's host
 	RoundTripMicros float64 `json:"round_trip_micros"`
 	Opened          uint64  `json:"opened"` // how often it became open
 	Pending         int     `json:"pending"`

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"time"
 
 	"github.com/dramnode/dramnode"
 	"github.com/dramnode/dramnode/ring"
@@ -32,6 +33,9 @@ type Plane interface {
 
 	// Quorate reports whether others could not have formed a majority without this process.
 	Quorate() bool
+
+	// QuorateUntil is the instant up to which that holds whatever happens.
+	QuorateUntil() time.Time
 }
 
 // ProposalKind says what a proposal asks for.

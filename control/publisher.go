@@ -145,9 +145,12 @@ func (p *Publisher) Hint(v uint64) {
 func (p *Publisher) Quorate() bool { return p.QuorateAt(p.cfg.Now()) }
 
 // QuorateAt is Quorate for those who have just read the clock.
-func (p *Publisher) QuorateAt(now time.Time) bool {
+func (p *Publisher) QuorateAt(now time.Time) bool { return now.Before(p.QuorateUntil()) }
+
+// QuorateUntil implements Plane.
+func (p *Publisher) QuorateUntil() time.Time {
 	// Well under LostAfter, so that a cut-off owner stops before its heirs start.
-	return now.Sub(p.origin)-time.Duration(p.quorate.Load()) < p.cfg.Limits.LostAfter*2/3
+	return p.origin.Add(time.Duration(p.quorate.Load()) + p.cfg.Limits.LostAfter*2/3)
 }
 
 // Events returns the latest events, oldest first.

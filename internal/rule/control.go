@@ -1,0 +1,9 @@
+package rule
+
+// More rules of the control plane, and one of those who send writes.
+const (
+	EpochMatches  Rule = "a command names the epoch that its row is in"
+	ActivateAlive Rule = "a configuration is activated while each of its replicas may hold a lease"
+
+	RetryWithinLoss Rule = "a write that may have been executed is not sent again after a loss"
+)

@@ -1,0 +1,197 @@
+package replica
+
+import (
+	"slices"
+
+	"github.com/dramnode/dramnode"
+	"github.com/dramnode/dramnode/internal/rule"
+	"github.com/dramnode/dramnode/wire"
+)
+
+// A memory holds what became of the writes whose clients may still retry them.
+type memory struct {
+	clients map[uint64]*history
+	look    int64 // when to look for silent clients again
+}
+
+// A history is one client's part of it.
+type history struct {
+	first uint64 // every counter below is answered, or was given up
+	seen  int64  // when the client last wrote
+	memos []memo // ascending by counter
+}
+
+// A memo is the outcome of one write. That of a definite failure is known to one primary only, and holds in its
+// epoch: in another, copies of the request that were sent before are refused for their epoch.
+type memo struct {
+	counter uint64
+	gen     dramnode.Generation
+	status  wire.Status
+	epoch   Epoch // 0: a committed write
+}
+
+// A Memo is a remembered write on its way to a learner.
+type Memo struct {
+	Origin Origin
+	Gen    dramnode.Generation
+	Age    int64 // nanoseconds since the client last wrote
+}
+
+// full reports whether o's client has as many records as it may.
+func (m *memory) full(o Origin, limit int) bool {
+	if m == nil || m.clients[o.Client] == nil {
+		return false
+	}
+	return len(m.clients[o.Client].memos) >= limit
+}
+
+// remembered answers a write that is being, was or may have been executed already.
+func (p *Partition) remembered(now int64, r *Request, out *Effects) bool {
+	if r.Origin.Client == 0 || rule.Off(rule.DedupLocal) {
+		return false
+	}
+	if w := p.lead.byID[r.Origin.id()]; w != nil && !w.committed {
+		if w.answered { // only without rule.TimeoutIsUnknown
+			p.reject(r.Token, r.Value.Blob, wire.StatusUnavailable, out)
+			return true
+		}
+		p.supersede(w.Token, out)
+		w.Token = r.Token
+		p.store.Free(r.Value.Blob)
+		return true
+	}
+	if p.memory == nil || p.memory.clients[r.Origin.Client] == nil {
+		return false
+	}
+	h := p.memory.clients[r.Origin.Client]
+	if r.Origin.Counter < h.first && !rule.Off(rule.DedupRefused) {
+		p.reject(r.Token, r.Value.Blob, wire.StatusUnknownOutcome, out)
+		return true
+	}
+	h.seen = now
+	h.acknowledge(r.Origin.FirstUnacked)
+	i, ok := h.find(r.Origin.Counter)
+	if !ok || h.memos[i].epoch != 0 && h.memos[i].epoch != p.row.Epoch {
+		return false
+	}
+	return p.recall(now, r, h.memos[i], out)
+}
+
+// recall answers a retry with the outcome of the first attempt.
+func (p *Partition) recall(now int64, r *Request, m memo, out *Effects) bool {
+	if r.Kind == wire.KindDeleteRange {
+		if rule.Off(rule.RangeRecorded) {
+			return false
+		}
+		p.resumeRange(now, r, m.gen, out)
+		return true
+	}
+	p.store.Free(r.Value.Blob)
+	reply := Reply{Token: r.Token, Gen: m.gen, Epoch: p.row.Epoch}
+	if m.epoch != 0 || p.ackSet() == 0 {
+		reply = p.observed(r.Token)
+		reply.Gen, reply.Status = m.gen, m.status
+	}
+	if m.epoch == 0 {
+		reply.Otherwise = wire.StatusUnknownOutcome
+	}
+	out.Replies = append(out.Replies, reply)
+	return true
+}
+
+// supersede ends the attempt before a retry: the retry has taken its place.
+func (p *Partition) supersede(token uint64, out *Effects) {
+	out.Replies = append(out.Replies, Reply{Token: token, Status: wire.StatusUnknownOutcome, Epoch: p.row.Epoch})
+}
+
+// memorise records the outcome of o's write.
+func (p *Partition) memorise(now int64, o Origin, m memo) {
+	if o.Client == 0 {
+		return
+	}
+	if p.memory == nil {
+		p.memory = &memory{clients: map[uint64]*history{}}
+	}
+	h := p.memory.clients[o.Client]
+	if h == nil {
+		h = &history{}
+		p.memory.clients[o.Client] = h
+	}
+	h.seen = max(h.seen, now)
+	h.acknowledge(o.FirstUnacked)
+	m.counter = o.Counter
+	if m.counter < h.first {
+		return
+	}
+	if i, ok := h.find(m.counter); ok {
+		h.memos[i] = m
+	} else {
+		h.memos = slices.Insert(h.memos, i, m)
+	}
+}
+
+func (h *history) find(counter uint64) (int, bool) {
+	return slices.BinarySearchFunc(h.memos, counter, func(m memo, c uint64) int {
+		switch {
+		case m.counter < c:
+			return -1
+		case m.counter > c:
+			return 1
+		}
+		return 0
+	})
+}
+
+// acknowledge forgets the records that no retry can ask for.
+func (h *history) acknowledge(first uint64) {
+	if first <= h.first {
+		return
+	}
+	h.first = first
+	i, _ := h.find(first)
+	h.memos = slices.Delete(h.memos, 0, i)
+}
+
+// forget drops the clients that were silent for life.
+func (m *memory) forget(now, life int64) {
+	if rule.Off(rule.DedupKept) {
+		life = 0
+	}
+	if now < m.look {
+		return
+	}
+	m.look = now + life/8
+	for id, h := range m.clients {
+		if now-h.seen >= life {
+			delete(m.clients, id)
+		}
+	}
+}
+
+// page returns the records of the clients after after, about limit of them.
+func (m *memory) page(now int64, after uint64, limit int) (memos []Memo, last uint64, end bool) {
+	if m == nil {
+		return nil, after, true
+	}
+	var ids []uint64
+	for id := range m.clients {
+		if id > after {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	last = after
+	for _, id := range ids {
+		if len(memos) >= limit {
+			return memos, last, false
+		}
+		h := m.clients[id]
+		for _, r := range h.memos {
+			if r.epoch == 0 {
+				memos = append(memos, Memo{Origin: Origin{id, r.counter, h.first}, Gen: r.gen, Age: now - h.seen})
+			}
+		}
+		last = id
+	}
+	return memos, last, true
+}

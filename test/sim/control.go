@@ -1,0 +1,195 @@
+package sim
+
+import (
+	control "github.com/dramnode/dramnode/control/leader"
+	"github.com/dramnode/dramnode/control/lease"
+	"github.com/dramnode/dramnode/control/state"
+	"github.com/dramnode/dramnode/internal/rule"
+)
+
+// A consensus is what the control plane's log promises, and no more: one order of batches, each accepted from the
+// leader of the present term only, while it reaches a majority of voters.
+type consensus struct {
+	w      *world
+	state  *state.State
+	term   int
+	leader int  // slot
+	known  bool // in worlds with the product's consensus: state is of its log
+}
+
+// reaches reports whether a slot can talk with a majority of the voters, in both directions.
+func (c *consensus) reaches(slot int) bool {
+	n := 0
+	for v := range voters {
+		up := !c.w.nodes[v].dead && c.w.nodes[v].paused <= c.w.now
+		if up && (v == slot || !c.w.cut[slot][v] && !c.w.cut[v][slot]) {
+			n++
+		}
+	}
+	return 2*n > voters
+}
+
+// elect makes the process in a slot the leader of a new term. The one before is not told.
+func (c *consensus) elect(slot int) {
+	c.term++
+	c.leader = slot
+	n := c.w.nodes[slot]
+	c.w.logf("n%d(%d) leads term %d", slot, n.id, c.term)
+	l := &leader{n: n, term: c.term, table: c.state}
+	l.Leader = control.New(state.Incarnation(n.id), c.state, c.w.timing, n.time())
+	n.leader = l
+}
+
+// propose puts a batch in the log once the leader reaches a majority, if its term is not over by then, and tells it.
+func (c *consensus) propose(l *leader, batch []state.Command) {
+	w := c.w
+	var try func()
+	try = func() {
+		switch {
+		case c.term != l.term || l.n.dead:
+		case !c.reaches(l.n.slot):
+			w.after(w.between(20, 60), try)
+		default:
+			c.accept(l, batch)
+			w.on(l.n, w.travel(), func() { l.decided() })
+		}
+	}
+	delay := w.travel()
+	if !w.healed && w.chance(w.slowLog) {
+		delay += w.between(0, 400)
+	}
+	w.after(delay, try)
+}
+
+// accept applies a batch, one command after the other to see each.
+func (c *consensus) accept(l *leader, batch []state.Command) {
+	w, old := c.w, c.state
+	for _, command := range batch {
+		next, errs := c.state.Apply([]state.Command{command})
+		w.logf("log %d: %T %+v: %v", next.Version, command, command, errs[0])
+		w.watchLog(c.state, next, command)
+		c.state = next
+	}
+	if c.state != old {
+		c.spread(l.n.slot)
+	}
+}
+
+// spread lets the other processes learn of the log, in their time.
+func (c *consensus) spread(from int) {
+	s := c.state
+	for slot, n := range c.w.nodes {
+		if c.w.rng.IntN(3) > 0 || n.table == nil {
+			c.w.send(from, slot, func() { c.w.wake(n, func() { n.install(s) }) })
+		}
+	}
+}
+
+// confirm asks the voters whether l still leads; done is called with a table as new as the log was then.
+func (c *consensus) confirm(l *leader, done func()) {
+	w := c.w
+	var ask func()
+	ask = func() {
+		if w.off != rule.QuorumRound && (c.term != l.term || l.n.dead) {
+			return
+		}
+		if w.off != rule.QuorumRound && !c.reaches(l.n.slot) {
+			w.after(w.between(20, 60), ask) // the next heartbeat asks again
+			return
+		}
+		seen := c.state
+		w.on(l.n, w.travel(), func() {
+			if w.off != rule.QuorumRound && seen.Newer(l.table) {
+				l.learn(seen)
+			}
+			done()
+		})
+	}
+	w.after(w.travel(), ask)
+}
+
+// A leader is the product's, with a wire to the consensus.
+type leader struct {
+	*control.Leader
+	n         *node
+	term      int
+	table     *state.State
+	proposing bool
+}
+
+func (l *leader) learn(s *state.State) {
+	if s.Newer(l.table) {
+		l.table = s
+	}
+}
+
+// decided is called when the last proposal is in the log.
+func (l *leader) decided() {
+	l.learn(l.n.w.vote.state)
+	l.proposing = false
+	l.Decided()
+	l.n.install(l.table)
+}
+
+func (l *leader) renewed(r lease.Renewal) { l.Grants.Renew(l.n.time(), r) }
+
+// joins hears a process without a table, or one that knows nothing of it.
+func (l *leader) joins(n *node) {
+	if s := l.table; known(s, n.id) {
+		l.n.w.send(l.n.slot, n.slot, func() { l.n.w.wake(n, func() { n.install(s) }) })
+		return
+	}
+	about := state.Node{Incarnation: state.Incarnation(n.id), Name: n.name(), Addr: n.addr(), Status: state.Up}
+	_ = l.Ask(l.n.time(), control.Ask{Kind: control.AskJoin, Node: about})
+}
+
+// tick grants leases and decides the next batch.
+func (l *leader) tick() {
+	w := l.n.w
+	now := l.n.time()
+	l.Grants.Turn(now)
+	if id, start := l.Grants.Round(now); start {
+		w.vote.confirm(l, func() { l.grant(id) })
+	}
+	if l.proposing {
+		return
+	}
+	batch := l.Decide(now, 0, l.table)
+	if len(batch) == 0 && !w.healed && w.chance(w.move/4) {
+		batch = l.whim()
+	}
+	if len(batch) > 0 {
+		l.proposing = true
+		w.vote.propose(l, batch)
+	}
+}
+
+// whim is a change that nobody needs: another primary, a learner more or less.
+func (l *leader) whim() []state.Command {
+	row, rng := &l.table.Rows[0], l.n.w.rng
+	some := state.Incarnation(l.n.w.nodes[rng.IntN(slots)].id)
+	switch {
+	case !row.Active():
+		return nil
+	case row.Learner != 0:
+		return []state.Command{state.Assign{Epoch: row.Epoch, AssignID: row.AssignID}}
+	case !state.Has(row.Sync, some):
+		return []state.Command{state.Assign{Epoch: row.Epoch, AssignID: row.AssignID, Learner: some}}
+	case rng.IntN(3) == 0 && len(row.Sync) > 1:
+		sync := state.Without(row.Sync, some)
+		return []state.Command{state.Reconfigure{Epoch: row.Epoch, NewEpoch: row.Epoch + 1, Primary: sync[rng.IntN(len(sync))], Sync: sync}}
+	}
+	return []state.Command{state.Reconfigure{Epoch: row.Epoch, NewEpoch: row.Epoch + 1, Primary: some, Sync: row.Sync}}
+}
+
+func (l *leader) grant(round uint64) {
+	w := l.n.w
+	for _, r := range l.Grants.Confirmed(round, l.table.Serves) {
+		to := w.node(uint64(r.Node))
+		if to == nil {
+			continue
+		}
+		g := lease.Grant{Era: l.table.Era, Sent: r.Sent, Length: w.timing.Length, Table: l.table.Delta(r.Applied)}
+		w.send(l.n.slot, to.slot, func() { w.wake(to, func() { to.granted(g) }) })
+	}
+}
