@@ -6,6 +6,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"testing"
 
 	"github.com/dramnode/dramnode/control"
@@ -81,6 +82,9 @@ func TestSmallOperationsHardlyAllocate(t *testing.T) {
 	}
 	defer c.Close()
 	key, dst := []byte("key"), make([]byte, 100)
+	var got error
+	done := func(_ Value, err error) { got = err }
+	batch := c.NewBatch()
 	for _, tc := range []struct {
 		name string
 		want float64
@@ -88,7 +92,14 @@ func TestSmallOperationsHardlyAllocate(t *testing.T) {
 	}{
 		{"GetInto", 0, func() error { _, err := c.GetInto(ctx, key, dst); return err }},
 		{"Get", 1, func() error { _, err := c.Get(ctx, key); return err }},
+		{"GetFunc", 0, func() error { return errors.Join(c.GetFunc(ctx, key, done), got) }},
 		{"Put", 1, func() error { _, err := c.Put(ctx, key, dst); return err }}, // the network's reply
+		{"Batch of one", 0, func() error {
+			batch.Reset()
+			batch.Get(key, Range(0, 4), Clip())
+			batch.Do(ctx)
+			return batch.Err(0)
+		}},
 	} {
 		if n := testing.AllocsPerRun(1000, func() {
 			if err := tc.do(); err != nil {

@@ -16,14 +16,16 @@ import (
 // holder's any more. Buffers must be released before Client.Close, else their memory stays allocated.
 type Buffer struct {
 	bytes []byte
-	pool  *pool // nil: bytes are the collector's
+	pool  *pool // nil: bytes are the collector's, or lent
+	lent  transport.Body
 	unit  int32
 	order int
 	refs  atomic.Int32 // the holder, and each frame that names the bytes
 	given atomic.Bool  // the holder's reference is gone
 }
 
-// Bytes returns the memory. It is valid until Release.
+// Bytes returns the memory. It is valid until Release. What GetBuffer returned must only be read: inside a
+// node it is the stored value itself.
 func (b *Buffer) Bytes() []byte { return b.bytes }
 
 // Release gives the memory back. A second call does nothing.
@@ -37,9 +39,21 @@ func (b *Buffer) Release() {
 func (b *Buffer) give() bool { return b.given.CompareAndSwap(false, true) }
 
 func (b *Buffer) drop() {
-	if b.refs.Add(-1) == 0 && b.pool != nil {
-		b.pool.give(b)
+	if b.refs.Add(-1) != 0 {
+		return
 	}
+	if b.pool != nil {
+		b.pool.give(b)
+	} else {
+		b.lent.Release()
+	}
+}
+
+// lentBuffer is memory of a node in this process.
+func lentBuffer(body transport.Body) *Buffer {
+	b := heapBuffer(body.Bytes)
+	b.lent = body
+	return b
 }
 
 func heapBuffer(bytes []byte) *Buffer {

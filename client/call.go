@@ -19,6 +19,7 @@ type call struct {
 	state  atomic.Int32
 	done   chan struct{} // gets one token when reply is complete, if somebody waits by then
 	slot   bool          // holds one of client.slots until complete
+	flight *flight       // that is told when it is complete, instead of somebody who waits
 
 	header []byte  // of the request
 	copied []byte  // the request's body when it is short
@@ -38,9 +39,10 @@ const (
 type reply struct {
 	header wire.Header // without Ext and Key
 	ext    wire.ReplyExt
-	body   []byte  // in inline or in placed
-	inline []byte  // the call's own memory
-	placed *Buffer // the waiter may take it by setting it to nil
+	body   []byte        // in inline or in placed
+	inline []byte        // the call's own memory
+	placed *Buffer       // the waiter may take it by setting it to nil
+	sum    transport.Sum // of body, when the network could
 	err    error
 }
 
@@ -103,6 +105,9 @@ func (a *call) PlaceReply(_ *transport.Call, _ []byte, n int) ([]byte, error) {
 	return b.bytes, nil
 }
 
+// KeepReply implements transport.Keeper.
+func (a *call) KeepReply(_ *transport.Call, body transport.Body) { a.reply.placed = lentBuffer(body) }
+
 // A placeError says that the peer answered and the answer did not fit here.
 type placeError struct{ error }
 
@@ -115,7 +120,8 @@ func (a *call) Complete(_ *transport.Call, header, body []byte, err error) {
 		err = r.parse(header)
 	}
 	if r.err = err; err == nil {
-		if r.body = body; r.placed == nil {
+		r.sum = a.sent.Sum
+		if r.body = body; r.placed == nil && a.flight == nil {
 			r.inline = append(r.inline[:0], body...)
 			r.body = r.inline
 		}
@@ -125,7 +131,13 @@ func (a *call) Complete(_ *transport.Call, header, body []byte, err error) {
 	}
 	if a.slot {
 		a.slot = false
-		<-a.client.slots
+		a.client.slots.give()
+	}
+	if f := a.flight; f != nil {
+		a.flight = nil
+		f.arrived()
+		a.drop()
+		return
 	}
 	if !a.state.CompareAndSwap(callSent, callComplete) {
 		a.done <- struct{}{}

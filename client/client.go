@@ -30,6 +30,11 @@ type Config struct {
 	Outstanding int           // requests that futures, and each multi operation, have under way at once; default 1024
 	NoVerify    bool          // do not compare the checksum of whole values that were read
 
+	// Direct reads whole values from the memory of nodes of this host that let it, and asks a node only when that
+	// is in doubt. Network must be a transport.Sharer. It costs memory for DirectKeys places; default 131072.
+	Direct     bool
+	DirectKeys int
+
 	// Via is the address of a node that gets every read and write of a key, as if the client did not know
 	// the owners; "" for none. It is for measuring what forwarding costs.
 	Via string
@@ -47,6 +52,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Outstanding == 0 {
 		c.Outstanding = 1024
+	}
+	if c.DirectKeys == 0 {
+		c.DirectKeys = 1 << 17
 	}
 	return c
 }
@@ -70,21 +78,31 @@ func (c Config) Validate() error {
 	if c.Outstanding < 1 {
 		fault("Outstanding = %d, want at least 1", c.Outstanding)
 	}
+	if c.DirectKeys < 1 {
+		fault("DirectKeys = %d, want at least 1", c.DirectKeys)
+	}
+	if _, ok := c.Network.(transport.Sharer); c.Direct && !ok {
+		fault("Direct with a network that cannot share memory")
+	}
+	if c.Direct && c.Via != "" {
+		fault("Direct with Via %s: all reads are that node's", c.Via)
+	}
 	return errors.Join(faults...)
 }
 
 // A Client reads and writes the values of one cluster. Any goroutine may use it.
 type Client struct {
-	cfg   Config
-	id    uint64 // with a counter, names a write
-	pool  *pool  // for values
-	spare *pool  // for everything else, so that values in memory never keep a table out
-	peers *peers
-	via   *peer     // nil: owners are asked
-	calls sync.Pool // of *call
-	acks  acks
-	slots chan struct{} // one token per operation of a future or multi operation under way
-	view  atomic.Pointer[view]
+	cfg    Config
+	id     uint64 // with a counter, names a write
+	pool   *pool  // for values
+	spare  *pool  // for everything else, so that values in memory never keep a table out
+	peers  *peers
+	via    *peer     // nil: owners are asked
+	direct *direct   // nil without Config.Direct
+	calls  sync.Pool // of *call
+	acks   acks
+	slots  slots
+	view   atomic.Pointer[view]
 
 	fetching chan struct{} // a token while the table is being fetched
 	stale    chan struct{} // a token asks keep for a newer table
@@ -110,7 +128,9 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 	}
 	spare, err := newPool(cfg.Network, spareBytes)
 	if err != nil {
-		return nil, errors.Join(err, endUnused(cfg.Network))
+		err = errors.Join(err, endUnused(cfg.Network))
+		pool.close()
+		return nil, err
 	}
 	c := &Client{
 		cfg:      cfg,
@@ -118,10 +138,13 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 		pool:     pool,
 		spare:    spare,
 		peers:    newPeers(cfg.Network),
-		slots:    make(chan struct{}, cfg.Outstanding),
 		fetching: make(chan struct{}, 1),
 		stale:    make(chan struct{}, 1),
 		ended:    make(chan struct{}),
+	}
+	c.slots.init(cfg.Outstanding)
+	if cfg.Direct {
+		c.direct = &direct{sharer: cfg.Network.(transport.Sharer), places: newPlaces(cfg.DirectKeys)} // Validate has looked
 	}
 	runCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	c.cancel = cancel
@@ -130,6 +153,9 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 		c.runErr = cfg.Network.Run(runCtx)
 	})
 	c.wg.Go(func() { c.keep(runCtx) })
+	if c.direct != nil {
+		c.wg.Go(func() { c.keepShares(runCtx) })
+	}
 	if err := c.firstTable(ctx); err != nil {
 		c.Close()
 		return nil, err
@@ -241,10 +267,40 @@ func (c *Client) nobody(last error) error {
 			last = info.Err
 		}
 	}
-	if errors.Is(last, dramnode.ErrUnavailable) {
-		return fmt.Errorf("client: no node answers at %s: %w; is it running?", strings.Join(c.cfg.Addrs, ", "), last)
+	return &unreachableError{addrs: c.cfg.Addrs, err: last}
+}
+
+// An unreachableError says that no address answers, and why in the fewest words.
+type unreachableError struct {
+	addrs []string
+	err   error
+}
+
+func (e *unreachableError) Error() string {
+	return fmt.Sprintf("no node answers at %s: %v; is it running?", strings.Join(e.addrs, ", "), leaf(e.err))
+}
+
+func (e *unreachableError) Unwrap() []error { return []error{dramnode.ErrUnavailable, e.err} }
+
+// leaf is the innermost error of err: what happened, without who says so.
+func leaf(err error) error {
+	for {
+		switch e := err.(type) {
+		case interface{ Unwrap() error }:
+			if e.Unwrap() == nil {
+				return err
+			}
+			err = e.Unwrap()
+		case interface{ Unwrap() []error }:
+			all := e.Unwrap()
+			if len(all) == 0 {
+				return err
+			}
+			err = all[len(all)-1]
+		default:
+			return err
+		}
 	}
-	return fmt.Errorf("client: %w: no node answers at %s: %w; is it running?", dramnode.ErrUnavailable, strings.Join(c.cfg.Addrs, ", "), last)
 }
 
 // deadline is when an operation under ctx must have ended.
@@ -257,6 +313,16 @@ func (c *Client) deadlineFrom(ctx context.Context, now time.Time) time.Time {
 	}
 	// The network's error is more exact than "the context ended": let it come first.
 	return deadline.Add(-min(deadlineMargin, max(0, deadline.Sub(now))/8))
+}
+
+// opDeadline is the deadline of an operation about to start. Zero stands for Config.Timeout, which o notes.
+func (c *Client) opDeadline(ctx context.Context, o *op) time.Time {
+	if _, ok := ctx.Deadline(); !ok {
+		o.timeout = c.cfg.Timeout
+		return time.Time{}
+	}
+	o.now = time.Now()
+	return c.deadlineFrom(ctx, o.now)
 }
 
 const (

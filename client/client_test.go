@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/dramnode/dramnode"
@@ -239,31 +240,33 @@ func TestFinalErrorsCarryTheNodesWords(t *testing.T) {
 }
 
 func TestLostReplies(t *testing.T) {
-	cluster := newTestCluster(t, 1)
-	c := cluster.client(nil)
-	node := cluster.nodes[0]
-	var seen atomic.Int64
-	node.setHook(func(r *transport.Request, h wire.Header) bool {
-		if h.Kind == wire.KindPut {
-			seen.Add(1)
+	synctest.Test(t, func(t *testing.T) {
+		cluster := newTestCluster(t, 1)
+		c := cluster.client(nil)
+		node := cluster.nodes[0]
+		var seen atomic.Int64
+		node.setHook(func(r *transport.Request, h wire.Header) bool {
+			if h.Kind == wire.KindPut {
+				seen.Add(1)
+			}
+			r.Detach() // and no reply, ever
+			return true
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		_, err := c.Put(ctx, []byte("k"), pattern(50_000))
+		if !errors.Is(err, dramnode.ErrUnknownOutcome) {
+			t.Errorf("put: %v", err)
 		}
-		r.Detach() // and no reply, ever
-		return true
+		if n := seen.Load(); n != 1 {
+			t.Errorf("the put was sent %d times", n)
+		}
+		ctx, cancel = context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		if _, err := c.Get(ctx, []byte("k")); !errors.Is(err, dramnode.ErrUnavailable) || errors.Is(err, dramnode.ErrUnknownOutcome) {
+			t.Errorf("get: %v", err)
+		}
 	})
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-	defer cancel()
-	_, err := c.Put(ctx, []byte("k"), pattern(50_000))
-	if !errors.Is(err, dramnode.ErrUnknownOutcome) {
-		t.Errorf("put: %v", err)
-	}
-	if n := seen.Load(); n != 1 {
-		t.Errorf("the put was sent %d times", n)
-	}
-	ctx, cancel = context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	if _, err := c.Get(ctx, []byte("k")); !errors.Is(err, dramnode.ErrUnavailable) || errors.Is(err, dramnode.ErrUnknownOutcome) {
-		t.Errorf("get: %v", err)
-	}
 }
 
 // Frames get lost with their connections: reads come through, writes say whether they know.
@@ -413,33 +416,37 @@ func TestViaForwards(t *testing.T) {
 }
 
 func TestNobodyAnswers(t *testing.T) {
-	cluster := newTestCluster(t, 1)
-	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
-	defer cancel()
-	_, err := Open(ctx, Config{Network: cluster.network("test"), Addrs: []string{"10.9.9.9:1"}, MemoryBytes: 1 << 20})
-	if !errors.Is(err, dramnode.ErrUnavailable) {
-		t.Errorf("error: %v", err)
-	}
-	for _, part := range []string{"no node answers at 10.9.9.9:1", "refused", "is it running?"} {
-		if !strings.Contains(err.Error(), part) {
-			t.Errorf("%q is not in %q", part, err)
+	synctest.Test(t, func(t *testing.T) {
+		cluster := newTestCluster(t, 1)
+		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		defer cancel()
+		_, err := Open(ctx, Config{Network: cluster.network("test"), Addrs: []string{"10.9.9.9:1"}, MemoryBytes: 1 << 20})
+		if !errors.Is(err, dramnode.ErrUnavailable) {
+			t.Errorf("error: %v", err)
 		}
-	}
+		for _, part := range []string{"no node answers at 10.9.9.9:1", "refused", "is it running?"} {
+			if !strings.Contains(err.Error(), part) {
+				t.Errorf("%q is not in %q", part, err)
+			}
+		}
+	})
 }
 
 func TestNoTableYet(t *testing.T) {
-	cluster := newTestCluster(t, 1)
-	node := cluster.nodes[0]
-	node.setHook(func(r *transport.Request, h wire.Header) bool {
-		node.status(r, h.Kind, wire.StatusUnavailable, "this node has no table yet")
-		return true
+	synctest.Test(t, func(t *testing.T) {
+		cluster := newTestCluster(t, 1)
+		node := cluster.nodes[0]
+		node.setHook(func(r *transport.Request, h wire.Header) bool {
+			node.status(r, h.Kind, wire.StatusUnavailable, "this node has no table yet")
+			return true
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err := Open(ctx, Config{Network: cluster.network("test"), Addrs: []string{node.addr}, MemoryBytes: 1 << 20})
+		if !errors.Is(err, dramnode.ErrUnavailable) || !strings.Contains(err.Error(), "no table yet") || strings.Contains(err.Error(), "running") {
+			t.Errorf("error: %v", err)
+		}
 	})
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second) // for the answer to come, also under load
-	defer cancel()
-	_, err := Open(ctx, Config{Network: cluster.network("test"), Addrs: []string{node.addr}, MemoryBytes: 1 << 20})
-	if !errors.Is(err, dramnode.ErrUnavailable) || !strings.Contains(err.Error(), "no table yet") || strings.Contains(err.Error(), "running") {
-		t.Errorf("error: %v", err)
-	}
 }
 
 func TestOneOfTheAddressesAnswers(t *testing.T) {
@@ -452,15 +459,17 @@ func TestOneOfTheAddressesAnswers(t *testing.T) {
 }
 
 func TestRefusedClientLearnsAtOnce(t *testing.T) {
-	cluster := newTestCluster(t, 1)
-	start := time.Now()
-	_, err := Open(t.Context(), Config{Network: cluster.network("another"), Addrs: []string{cluster.nodes[0].addr}, MemoryBytes: 1 << 20})
-	if !errors.Is(err, dramnode.ErrNotAuthorised) {
-		t.Errorf("error: %v", err)
-	}
-	if took := time.Since(start); took > 3*time.Second {
-		t.Errorf("it took %v", took)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		cluster := newTestCluster(t, 1)
+		start := time.Now()
+		_, err := Open(t.Context(), Config{Network: cluster.network("another"), Addrs: []string{cluster.nodes[0].addr}, MemoryBytes: 1 << 20})
+		if !errors.Is(err, dramnode.ErrNotAuthorised) {
+			t.Errorf("error: %v", err)
+		}
+		if took := time.Since(start); took > 3*time.Second {
+			t.Errorf("it took %v", took)
+		}
+	})
 }
 
 func TestClosedClient(t *testing.T) {
@@ -524,5 +533,40 @@ func TestClusterIsReplaced(t *testing.T) {
 	}
 	if id := c.Table().ClusterID; id != 8 {
 		t.Errorf("cluster %d, want 8", id)
+	}
+}
+
+// A stingyNetwork has memory for one region.
+type stingyNetwork struct {
+	transport.Network
+	region *countedRegion
+}
+
+type countedRegion struct {
+	transport.Region
+	closed int
+}
+
+func (r *countedRegion) Close() error {
+	r.closed++
+	return r.Region.Close()
+}
+
+func (n *stingyNetwork) Alloc(bytes int) (transport.Region, error) {
+	if n.region != nil {
+		return nil, dramnode.ErrNoMemory
+	}
+	region, err := n.Network.Alloc(bytes)
+	n.region = &countedRegion{Region: region}
+	return n.region, err
+}
+
+func TestOpenWithoutMemoryLeavesNone(t *testing.T) {
+	n := &stingyNetwork{Network: newTestCluster(t, 1).network("test")}
+	if _, err := Open(t.Context(), Config{Network: n, MemoryBytes: 1 << 20}); !errors.Is(err, dramnode.ErrNoMemory) {
+		t.Errorf("error: %v", err)
+	}
+	if n.region.closed != 1 {
+		t.Errorf("the region of values was closed %d times", n.region.closed)
 	}
 }

@@ -79,6 +79,8 @@ func failure(write bool, r *reply) error {
 		return fmt.Errorf("%w: the partition's owner is changing", dramnode.ErrUnavailable)
 	case wire.StatusGenerationMismatch:
 		return &dramnode.GenerationError{Current: r.ext.Generation}
+	case wire.StatusOutOfRange:
+		return fmt.Errorf("%w: the value has %d bytes", dramnode.ErrOutOfRange, r.ext.Size)
 	default:
 		err := s.Err()
 		if s == wire.StatusClosed {
@@ -94,7 +96,7 @@ func failure(write bool, r *reply) error {
 // readable hides an unknown outcome from readers: a read that failed changed nothing.
 func readable(write bool, err error) error {
 	if !write && errors.Is(err, dramnode.ErrUnknownOutcome) {
-		return fmt.Errorf("%w: %v", dramnode.ErrUnavailable, err)
+		return fmt.Errorf("%w: %s", dramnode.ErrUnavailable, strings.TrimPrefix(err.Error(), dramnode.ErrUnknownOutcome.Error()+": "))
 	}
 	return err
 }

@@ -13,6 +13,17 @@
 // ends, when it was certainly not applied, and reads also when nobody knows; so an ErrUnavailable or
 // ErrBusy has been tried for that long.
 //
+// # One at a time, or many
+//
+// Get and Put wait; one goroutine gets one answer per round trip, and many goroutines together get many,
+// since what they send meanwhile travels together. That is the simple way, and good for some hundred
+// goroutines. The others save what a goroutine costs, namely to be woken for each answer:
+//
+//   - MultiGet and MultiPut, for keys that are known together: one call, one wait. They pay from about eight keys on.
+//   - GetFunc and PutFunc, for a stream of many small operations: a function of yours takes each answer where it
+//     arrives, and may start the next operation there. The fastest; but the function must not wait, see GetFunc.
+//   - StartGet and StartPut, for a few operations beside something else: a Future each.
+//
 // # Who owns memory
 //
 // Keys and values belong to the caller and are not kept when a method returns, also when its context

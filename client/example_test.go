@@ -4,6 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/dramnode/dramnode"
@@ -88,6 +92,84 @@ func ExampleClient_StartPut() {
 		return errors.Join(errs...)
 	}
 	_ = load
+}
+
+// Each answer starts the next request: as many as 64 are under way, and nobody waits for any of them.
+func ExampleClient_GetFunc() {
+	total := func(ctx context.Context, c *client.Client, keys <-chan []byte) (bytes int64, err error) {
+		var sum atomic.Int64
+		failed := make(chan error, 1)
+		var wg sync.WaitGroup
+		var next func()
+		next = func() {
+			key, more := <-keys // filled and closed beforehand: it never blocks
+			if !more {
+				wg.Done()
+				return
+			}
+			done := func(v client.Value, err error) {
+				if err != nil {
+					select {
+					case failed <- fmt.Errorf("%s: %w", key, err):
+					default:
+					}
+				}
+				sum.Add(int64(len(v.Bytes)))
+				next()
+			}
+			if err := c.GetFunc(ctx, key, done); err != nil {
+				done(client.Value{}, err)
+			}
+		}
+		for range 64 {
+			wg.Add(1)
+			next()
+		}
+		wg.Wait()
+		close(failed)
+		return sum.Load(), <-failed
+	}
+	_ = total
+}
+
+// Many keys at once: each owner gets its part in few messages, and each key has an outcome of its own.
+func ExampleClient_MultiGet() {
+	present := func(ctx context.Context, c *client.Client, keys [][]byte) (values [][]byte, err error) {
+		for i, r := range c.MultiGet(ctx, keys) {
+			switch {
+			case r.Err == nil:
+				values = append(values, r.Value.Bytes)
+			case !errors.Is(r.Err, dramnode.ErrNotFound):
+				err = errors.Join(err, fmt.Errorf("%s: %w", keys[i], r.Err))
+			}
+		}
+		return values, err
+	}
+	_ = present
+}
+
+// A Batch is used again and again by one goroutine, without garbage: here to read many values, 64 at a time.
+func ExampleBatch() {
+	concat := func(ctx context.Context, c *client.Client, keys [][]byte, w io.Writer) error {
+		b := c.NewBatch()
+		for group := range slices.Chunk(keys, 64) {
+			b.Reset()
+			for _, key := range group {
+				b.Get(key)
+			}
+			b.Do(ctx)
+			for i, key := range group {
+				if err := b.Err(i); err != nil {
+					return fmt.Errorf("%s: %w", key, err)
+				}
+				if _, err := w.Write(b.Bytes(i)); err != nil { // valid until Reset
+					return err
+				}
+			}
+		}
+		return nil
+	}
+	_ = concat
 }
 
 // A long value goes from the network card to a file, or back, without a copy in between.

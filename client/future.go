@@ -3,7 +3,6 @@ package client
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"github.com/dramnode/dramnode"
 )
@@ -14,6 +13,8 @@ type Future[T any] struct {
 	ctx    context.Context
 	op     op
 	err    error // it was not started, or Wait returned already
+	ready  bool  // value is the outcome
+	value  T
 	result func(*Client, *op) (T, error)
 }
 
@@ -26,6 +27,9 @@ func (f *Future[T]) Wait() (T, error) {
 		return none, f.err
 	}
 	f.err = errWaited
+	if f.ready {
+		return f.value, nil
+	}
 	defer f.op.end(f.client)
 	if err := f.client.finish(f.ctx, &f.op); err != nil {
 		return none, err
@@ -37,6 +41,9 @@ func (f *Future[T]) Wait() (T, error) {
 // under way. The context holds until Wait returned, and key must not change before.
 func (c *Client) StartGet(ctx context.Context, key []byte, opts ...Option) *Future[Value] {
 	f := &Future[Value]{client: c, ctx: ctx, result: value}
+	if f.value, f.ready = c.readDirect(ctx, key, opts, newBytes); f.ready {
+		return f
+	}
 	if f.err = c.prepareGet(ctx, &f.op, key, opts); f.err == nil {
 		f.err = c.startSlot(ctx, &f.op)
 	}
@@ -67,10 +74,8 @@ func generation(_ *Client, o *op) (dramnode.Generation, error) {
 // startSlot starts the first attempt of o once there is a slot. The slot comes back with the reply,
 // whether anybody waits for it or not.
 func (c *Client) startSlot(ctx context.Context, o *op) error {
-	select {
-	case c.slots <- struct{}{}:
-	default:
-		if err := c.waitSlot(ctx, o.deadline); err != nil {
+	if !c.slots.try() {
+		if err := c.slots.take(ctx, o.until()); err != nil {
 			return err
 		}
 	}
@@ -78,22 +83,7 @@ func (c *Client) startSlot(ctx context.Context, o *op) error {
 	c.start(o)
 	if o.slot { // it could not be sent
 		o.slot = false
-		<-c.slots
+		c.slots.give()
 	}
 	return nil
-}
-
-func (c *Client) waitSlot(ctx context.Context, deadline time.Time) error {
-	timer := time.NewTimer(time.Until(deadline))
-	defer timer.Stop()
-	var cause error
-	select {
-	case c.slots <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		cause = context.Cause(ctx)
-	case <-timer.C:
-		cause = context.DeadlineExceeded
-	}
-	return fmt.Errorf("client: %w: %d operations are under way: %w", dramnode.ErrBusy, cap(c.slots), cause)
 }

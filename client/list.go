@@ -142,6 +142,9 @@ func (c *Client) scatter(ctx context.Context, kind wire.Kind, r wire.ListRequest
 			return fmt.Errorf("client: %w: %w", dramnode.ErrUnavailable, context.Cause(ctx))
 		}
 		if err := s.prepare(c.view.Load()); err != nil {
+			for _, i := range s.live {
+				s.ops[i].end(c) // those that were prepared: their numbers must not stay in use
+			}
 			return err
 		}
 		retry, leader, next := c.round(ctx, s.ops, s.live, s.end)

@@ -7,6 +7,7 @@ import (
 	"math/bits"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/dramnode/dramnode"
@@ -80,20 +81,22 @@ func TestList(t *testing.T) {
 }
 
 func TestListStopsAtTheFirstError(t *testing.T) {
-	cluster := newTestCluster(t, 2)
-	c := cluster.client(func(cfg *Config) { cfg.Timeout = 100 * time.Millisecond })
-	fill(cluster, 10, "%d")
-	cluster.world.Partition(t.Name(), cluster.nodes[1].addr)
-	var errs []error
-	for e, err := range c.List(t.Context(), Query{}) {
-		if err == nil {
-			t.Errorf("key %q from a list with a gap", e.Key)
+	synctest.Test(t, func(t *testing.T) {
+		cluster := newTestCluster(t, 2)
+		c := cluster.client(func(cfg *Config) { cfg.Timeout = 100 * time.Millisecond })
+		fill(cluster, 10, "%d")
+		cluster.world.Partition(t.Name(), cluster.nodes[1].addr)
+		var errs []error
+		for e, err := range c.List(t.Context(), Query{}) {
+			if err == nil {
+				t.Errorf("key %q from a list with a gap", e.Key)
+			}
+			errs = append(errs, err)
 		}
-		errs = append(errs, err)
-	}
-	if len(errs) != 1 || !errors.Is(errs[0], dramnode.ErrUnavailable) {
-		t.Errorf("errors: %v", errs)
-	}
+		if len(errs) != 1 || !errors.Is(errs[0], dramnode.ErrUnavailable) {
+			t.Errorf("errors: %v", errs)
+		}
+	})
 }
 
 func TestDeleteRange(t *testing.T) {
@@ -192,18 +195,20 @@ func TestMultiRetriesInLittleMemory(t *testing.T) {
 }
 
 func TestMultiEndsWithItsDeadline(t *testing.T) {
-	cluster := newTestCluster(t, 1)
-	c := cluster.client(func(cfg *Config) { cfg.Timeout = 50 * time.Millisecond })
-	node := cluster.nodes[0]
-	node.setHook(func(r *transport.Request, h wire.Header) bool {
-		node.status(r, h.Kind, wire.StatusUnavailable, "")
-		return true
-	})
-	for i, r := range c.MultiPut(t.Context(), []Item{{Key: []byte("a")}, {Key: []byte("b")}}) {
-		if !errors.Is(r.Err, dramnode.ErrUnavailable) {
-			t.Errorf("put %d: %v", i, r.Err)
+	synctest.Test(t, func(t *testing.T) {
+		cluster := newTestCluster(t, 1)
+		c := cluster.client(func(cfg *Config) { cfg.Timeout = 50 * time.Millisecond })
+		node := cluster.nodes[0]
+		node.setHook(func(r *transport.Request, h wire.Header) bool {
+			node.status(r, h.Kind, wire.StatusUnavailable, "")
+			return true
+		})
+		for i, r := range c.MultiPut(t.Context(), []Item{{Key: []byte("a")}, {Key: []byte("b")}}) {
+			if !errors.Is(r.Err, dramnode.ErrUnavailable) {
+				t.Errorf("put %d: %v", i, r.Err)
+			}
 		}
-	}
+	})
 }
 
 func TestFutures(t *testing.T) {
@@ -238,46 +243,50 @@ func TestFutures(t *testing.T) {
 	if _, err := c.StartPut(ctx, nil, nil).Wait(); !errors.Is(err, dramnode.ErrInvalid) {
 		t.Errorf("empty key: %v", err)
 	}
-	if n := len(c.slots); n != 0 {
+	if n := c.slots.taken(); n != 0 {
 		t.Errorf("%d slots are taken", n)
 	}
 }
 
 func TestFuturesAreBounded(t *testing.T) {
-	cluster := newTestCluster(t, 1)
-	c := cluster.client(func(cfg *Config) { cfg.Outstanding, cfg.Timeout = 2, 100*time.Millisecond })
-	cluster.nodes[0].setHook(func(r *transport.Request, h wire.Header) bool {
-		r.Detach()
-		return true
-	})
-	first, second := c.StartGet(t.Context(), []byte("a")), c.StartGet(t.Context(), []byte("b"))
-	if n := len(c.slots); n != 2 {
-		t.Errorf("%d slots are taken, want 2", n)
-	}
-	for _, f := range []*Future[Value]{c.StartGet(t.Context(), []byte("c")), first, second} {
-		if _, err := f.Wait(); !errors.Is(err, dramnode.ErrBusy) && !errors.Is(err, dramnode.ErrUnavailable) {
-			t.Errorf("error: %v", err)
+	synctest.Test(t, func(t *testing.T) {
+		cluster := newTestCluster(t, 1)
+		c := cluster.client(func(cfg *Config) { cfg.Outstanding, cfg.Timeout = 2, 100*time.Millisecond })
+		cluster.nodes[0].setHook(func(r *transport.Request, h wire.Header) bool {
+			r.Detach()
+			return true
+		})
+		first, second := c.StartGet(t.Context(), []byte("a")), c.StartGet(t.Context(), []byte("b"))
+		if n := c.slots.taken(); n != 2 {
+			t.Errorf("%d slots are taken, want 2", n)
 		}
-	}
+		for _, f := range []*Future[Value]{c.StartGet(t.Context(), []byte("c")), first, second} {
+			if _, err := f.Wait(); !errors.Is(err, dramnode.ErrBusy) && !errors.Is(err, dramnode.ErrUnavailable) {
+				t.Errorf("error: %v", err)
+			}
+		}
+	})
 }
 
 func TestNodesAndLocate(t *testing.T) {
-	cluster := newTestCluster(t, 2)
-	c := cluster.client(func(cfg *Config) { cfg.Timeout = 100 * time.Millisecond })
-	l, err := c.Locate([]byte("k"))
-	if err != nil || l.Owner.Name != fmt.Sprintf("n%d", l.Partition%2) || l.MovesTo != nil {
-		t.Errorf("location %+v, %v", l, err)
-	}
-	for i, n := range c.Nodes(t.Context()) {
-		if want := fmt.Sprintf("n%d", i); n.Err != nil || n.Info.Name != want || n.Name != want || n.Owned != testPartitions/2 {
-			t.Errorf("node %d: %+v", i, n)
+	synctest.Test(t, func(t *testing.T) {
+		cluster := newTestCluster(t, 2)
+		c := cluster.client(func(cfg *Config) { cfg.Timeout = 100 * time.Millisecond })
+		l, err := c.Locate([]byte("k"))
+		if err != nil || l.Owner.Name != fmt.Sprintf("n%d", l.Partition%2) || l.MovesTo != nil {
+			t.Errorf("location %+v, %v", l, err)
 		}
-	}
-	cluster.world.Kill(cluster.nodes[1].addr)
-	nodes := c.Nodes(t.Context())
-	if nodes[0].Err != nil || !errors.Is(nodes[1].Err, dramnode.ErrUnavailable) {
-		t.Errorf("errors %v and %v", nodes[0].Err, nodes[1].Err)
-	}
+		for i, n := range c.Nodes(t.Context()) {
+			if want := fmt.Sprintf("n%d", i); n.Err != nil || n.Info.Name != want || n.Name != want || n.Owned != testPartitions/2 {
+				t.Errorf("node %d: %+v", i, n)
+			}
+		}
+		cluster.world.Kill(cluster.nodes[1].addr)
+		nodes := c.Nodes(t.Context())
+		if nodes[0].Err != nil || !errors.Is(nodes[1].Err, dramnode.ErrUnavailable) {
+			t.Errorf("errors %v and %v", nodes[0].Err, nodes[1].Err)
+		}
+	})
 }
 
 // Links to members that left are closed; those to seeds stay.
@@ -341,5 +350,22 @@ func TestListAsksApartForWhatMoves(t *testing.T) {
 	}
 	if alone.Load() != 3 || others.Load() != 1 {
 		t.Errorf("the moving partition was asked for %d times, the others %d; want 3 and 1", alone.Load(), others.Load())
+	}
+}
+
+// A member that cannot be dialled fails the whole; the numbers of the writes that were prepared are free again.
+func TestDeleteRangeOfAnAddressThatCannotBe(t *testing.T) {
+	cluster := newTestCluster(t, 2)
+	table := cluster.newTable(2, func(p int) int { return p % 2 })
+	table.Members[1].Addr = "nowhere"
+	for _, n := range cluster.nodes {
+		n.table.Store(table)
+	}
+	c := cluster.client(nil)
+	if _, err := c.DeleteRange(t.Context(), Query{}); !errors.Is(err, dramnode.ErrUnavailable) {
+		t.Errorf("error: %v", err)
+	}
+	if counter, first := c.acks.begin(); counter != first {
+		t.Errorf("write %d is still in use before write %d", first, counter)
 	}
 }

@@ -23,6 +23,10 @@ func (c *Client) MultiGet(ctx context.Context, keys [][]byte, opts ...Option) []
 	live := make([]int, 0, len(keys))
 	deadline := c.deadline(ctx)
 	for i, key := range keys {
+		var ok bool
+		if results[i].Value, ok = c.readDirect(ctx, key, opts, newBytes); ok {
+			continue
+		}
 		if results[i].Err = ops[i].asGet(deadline, key, opts); results[i].Err == nil {
 			live = append(live, i)
 		}
@@ -31,6 +35,7 @@ func (c *Client) MultiGet(ctx context.Context, keys [][]byte, opts ...Option) []
 		if results[i].Err = err; err == nil {
 			results[i].Value, results[i].Err = value(c, &ops[i])
 		}
+		ops[i].end(c)
 	})
 	return results
 }
@@ -62,19 +67,17 @@ func (c *Client) MultiPut(ctx context.Context, items []Item) []PutResult {
 		if results[i].Err = err; err == nil {
 			results[i].Generation = ops[i].call.reply.ext.Generation
 		}
+		ops[i].end(c)
 	})
 	return results
 }
 
 // doAll drives the ops of these indices in rounds: each round sends what is left, pipelined, and what
-// must be retried goes into the next. It calls done once for each index and ends the op.
+// must be retried goes into the next. It calls done once for each index, and done ends the op when it is
+// through with the reply.
 func (c *Client) doAll(ctx context.Context, ops []op, live []int, done func(i int, err error)) {
-	end := func(i int, err error) {
-		done(i, err)
-		ops[i].end(c)
-	}
 	for len(live) > 0 {
-		retry, leader, s := c.round(ctx, ops, live, end)
+		retry, leader, s := c.round(ctx, ops, live, done)
 		live = live[:0]
 		if len(retry) == 0 {
 			return
@@ -83,7 +86,7 @@ func (c *Client) doAll(ctx context.Context, ops []op, live []int, done func(i in
 		err := c.again(ctx, &ops[leader], s)
 		for _, i := range retry {
 			if err != nil {
-				end(i, ops[i].err)
+				done(i, ops[i].err)
 				continue
 			}
 			if i != leader {
@@ -119,7 +122,7 @@ func (c *Client) round(ctx context.Context, ops []op, live []int, end func(int, 
 		}
 	}
 	for _, i := range live {
-		for len(sent) >= cap(c.slots) {
+		for len(sent) >= c.slots.limit() {
 			collect()
 		}
 		err := c.attachNow(&ops[i])
@@ -163,12 +166,20 @@ func (bs *bundles) add(l transport.Link, call *transport.Call) {
 		if b := &(*bs)[i]; b.link == l {
 			if b.calls = append(b.calls, call); len(b.calls) == bundleCalls {
 				b.flush()
-				runtime.Gosched() // where the network has no processor of its own, let it send
+				if !answered(call) {
+					runtime.Gosched() // where the network has no processor of its own, let it send
+				}
 			}
 			return
 		}
 	}
 	*bs = append(*bs, bundle{l, append(make([]*transport.Call, 0, bundleCalls), call)})
+}
+
+// answered reports that the network has a reply already, as one in this process may have.
+func answered(c *transport.Call) bool {
+	a, ok := c.Completer.(*call)
+	return ok && a.state.Load() == callComplete
 }
 
 func (bs *bundles) flush() {

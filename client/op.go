@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/dramnode/dramnode"
+	"github.com/dramnode/dramnode/transport"
 	"github.com/dramnode/dramnode/wire"
 )
 
@@ -22,13 +23,14 @@ type op struct {
 	ext      [wire.WriteExtBytes]byte
 	extBytes int
 	crc      uint32
-	body     []byte  // short
-	large    *Buffer // the op's reference
-	to       *peer   // nil: the owner of key
-	deadline time.Time
-	now      time.Time // when deadline was computed; zero: long ago
-	counter  uint64    // of a write
-	slot     bool      // the next attempt frees one of Client.slots
+	body     []byte        // short
+	large    *Buffer       // the op's reference
+	to       *peer         // nil: the owner of key
+	deadline time.Time     // zero: timeout after the network took the first attempt in
+	timeout  time.Duration // used while deadline is zero: most operations need no clock of their own
+	now      time.Time     // when deadline was computed; zero: long ago
+	counter  uint64        // of a write
+	slot     bool          // the next attempt frees one of Client.slots
 
 	call *call // the current attempt, with its reply after await
 	sent route
@@ -64,15 +66,19 @@ func (c *Client) prepare(o *op) bool {
 			return false
 		}
 	}
-	if o.now.IsZero() {
-		o.now = time.Now()
+	left := o.timeout
+	if !o.deadline.IsZero() {
+		if o.now.IsZero() {
+			o.now = time.Now()
+		}
+		left = o.deadline.Sub(o.now)
 	}
 	a := c.newCall()
 	h := wire.Header{
 		Kind:         o.kind,
 		Flags:        o.flags,
 		Epoch:        o.sent.epoch,
-		BudgetMicros: budget(o.deadline.Sub(o.now)),
+		BudgetMicros: budget(left),
 		CRC:          o.crc,
 		Ext:          o.ext[:o.extBytes],
 		Key:          o.key,
@@ -83,12 +89,22 @@ func (c *Client) prepare(o *op) bool {
 	if h.Epoch != 0 {
 		h.Flags |= wire.FlagFence
 	}
+	h.Flags |= c.direct.flags(o.kind, o.sent)
 	a.header = wire.AppendHeader(a.header[:0], &h)
-	a.sent.Deadline = o.deadline
+	a.sent.Deadline, a.sent.Timeout = o.deadline, o.timeout
+	a.sent.Sum = transport.Sum{Wanted: o.kind == wire.KindGet && !c.cfg.NoVerify}
 	a.slot, o.slot = o.slot, false
 	o.call, o.now = a, time.Time{}
 	a.load(o.body, o.large)
 	return true
+}
+
+// until is when o must have ended, counted from now if nothing was sent yet.
+func (o *op) until() time.Time {
+	if o.deadline.IsZero() {
+		o.deadline = time.Now().Add(o.timeout)
+	}
+	return o.deadline
 }
 
 // budget crosses the wire as a duration, since clocks differ. 0 would mean no limit.
@@ -109,7 +125,12 @@ func (c *Client) await(ctx context.Context, o *op) step {
 			return o.abandon(context.Cause(ctx))
 		}
 	}
-	r := &a.reply
+	return c.settle(o)
+}
+
+// settle says what follows from the reply.
+func (c *Client) settle(o *op) step {
+	r := &o.call.reply
 	newer, lost := false, false
 	if r.err != nil {
 		lost = !errors.As(r.err, new(*placeError))
@@ -123,6 +144,8 @@ func (c *Client) await(ctx context.Context, o *op) step {
 	s := decide(o.write(), r.err, r.header.Status, newer)
 	if s != stepDone {
 		o.err = failure(o.write(), r)
+	} else if c.direct != nil && r.ext.Place != 0 {
+		c.direct.learn(o)
 	}
 	if o.view != nil && o.kind != wire.KindTable && s != stepRefresh && (newer || lost) {
 		c.noteStale()
@@ -168,6 +191,10 @@ func (o *op) detach() {
 
 // again prepares the attempt after s. Its error, which is also o.err, says why there is none.
 func (c *Client) again(ctx context.Context, o *op, s step) error {
+	if o.deadline.IsZero() && o.call != nil {
+		o.deadline = o.call.sent.Deadline // as the network set it
+	}
+	o.until()
 	o.endAttempt()
 	try := o.try
 	o.try++
@@ -222,18 +249,21 @@ func (c *Client) do(ctx context.Context, o *op) error {
 }
 
 // finish is do for an op whose first attempt was started.
-func (c *Client) finish(ctx context.Context, o *op) error {
+func (c *Client) finish(ctx context.Context, o *op) error { return c.proceed(ctx, o, c.await(ctx, o)) }
+
+// proceed is finish after an attempt that ended with s.
+func (c *Client) proceed(ctx context.Context, o *op, s step) error {
 	for {
-		switch s := c.await(ctx, o); s {
+		switch s {
 		case stepDone:
 			return nil
 		case stepFail:
 			return o.err
-		default:
-			if err := c.again(ctx, o, s); err != nil {
-				return err
-			}
+		}
+		if err := c.again(ctx, o, s); err != nil {
+			return err
 		}
 		c.start(o)
+		s = c.await(ctx, o)
 	}
 }

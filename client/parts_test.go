@@ -52,6 +52,15 @@ func TestDecide(t *testing.T) {
 	}
 }
 
+// A reader is not told of an outcome that is unknown: there is none.
+func TestFailureOfReads(t *testing.T) {
+	lost := reply{err: fmt.Errorf("%w: link to n1: gone", dramnode.ErrUnknownOutcome)}
+	err := failure(false, &lost)
+	if !errors.Is(err, dramnode.ErrUnavailable) || errors.Is(err, dramnode.ErrUnknownOutcome) || err.Error() != "dramnode: unavailable: link to n1: gone" {
+		t.Errorf("%v", err)
+	}
+}
+
 // A write may end as "nothing happened" only when that is so.
 func TestFailureOfWrites(t *testing.T) {
 	for _, r := range []reply{

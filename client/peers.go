@@ -20,6 +20,10 @@ type peer struct {
 
 	// trusted spares the question whether the link is open; the first failure ends it.
 	trusted atomic.Bool
+
+	share    atomic.Pointer[share] // nil while its memory is not mapped
+	shareErr atomic.Pointer[error] // why not
+	asked    uint64                // the incarnation that has said whether we may; keepShares' own
 }
 
 func (p *peer) usable() bool {
@@ -39,8 +43,35 @@ func (p *peer) refusal() error {
 	if info.State != transport.LinkRefused {
 		return nil
 	}
-	return fmt.Errorf("client: %w: %s refuses this client (cluster name, key or version): %w", dramnode.ErrNotAuthorised, p.addr, info.Err)
+	return &refusedError{addr: p.addr, err: info.Err}
 }
+
+// A refusedError says which node refuses us, and why in the fewest words.
+type refusedError struct {
+	addr string
+	err  error
+}
+
+func (e *refusedError) Error() string {
+	return fmt.Sprintf("%v: %s refuses this client: %v", dramnode.ErrNotAuthorised, e.addr, cause(e.err))
+}
+
+// cause is what err says last, without the classes and links that were put before it.
+func cause(err error) error {
+	for {
+		all, ok := err.(interface{ Unwrap() []error })
+		if !ok {
+			return err
+		}
+		list := all.Unwrap()
+		if len(list) == 0 {
+			return err
+		}
+		err = list[len(list)-1]
+	}
+}
+
+func (e *refusedError) Unwrap() []error { return []error{dramnode.ErrNotAuthorised, e.err} }
 
 // peers holds the links: to the seeds, and to those members that were needed so far.
 type peers struct {
@@ -110,9 +141,21 @@ func (s *peers) prune(t *control.Table) {
 	for addr, p := range s.byAddr {
 		if !member[addr] && !s.seeds[addr] && p.link.Info().Pending == 0 {
 			p.link.Close()
+			p.dropShare()
 			delete(s.byAddr, addr)
 		}
 	}
+}
+
+// share makes p's memory readable, unless p was pruned while it was asked: then nobody would give it back.
+func (s *peers) share(p *peer, memory *share) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.byAddr[p.addr] != p {
+		memory.view.Close()
+		return
+	}
+	p.share.Store(memory)
 }
 
 // A view is one table with what the client needs beside it. It is replaced whole.

@@ -25,6 +25,9 @@ type Value struct {
 
 // Get reads a value, or the part of it that Range or Suffix says. A missing key is dramnode.ErrNotFound.
 func (c *Client) Get(ctx context.Context, key []byte, opts ...Option) (Value, error) {
+	if v, ok := c.readDirect(ctx, key, opts, newBytes); ok {
+		return v, nil
+	}
 	var o op
 	if err := c.prepareGet(ctx, &o, key, opts); err != nil {
 		return Value{}, err
@@ -37,8 +40,11 @@ func (c *Client) Get(ctx context.Context, key []byte, opts ...Option) (Value, er
 }
 
 // GetInto reads into dst: Value.Bytes is the part of dst that was filled. When dst is too short the
-// error is dramnode.ErrOutOfRange, and Value.Size tells how long it must be.
+// error is dramnode.ErrOutOfRange, and Value.Size tells how long it must be. After an error dst may hold anything.
 func (c *Client) GetInto(ctx context.Context, key, dst []byte, opts ...Option) (Value, error) {
+	if v, ok := c.readDirect(ctx, key, opts, func(int) []byte { return dst }); ok {
+		return v, nil
+	}
 	var o op
 	if err := c.prepareGet(ctx, &o, key, opts); err != nil {
 		return Value{}, err
@@ -55,13 +61,17 @@ func (c *Client) GetInto(ctx context.Context, key, dst []byte, opts ...Option) (
 	if err := c.verify(r); err != nil {
 		return v, err
 	}
-	v.Bytes = dst[:copy(dst, r.body)]
+	v.Bytes = dst[:len(r.body)]
+	copyValue(v.Bytes, r.body)
 	return v, nil
 }
 
 // GetBuffer reads without a copy: the network wrote a long value straight into the buffer. The caller
 // releases it.
 func (c *Client) GetBuffer(ctx context.Context, key []byte, opts ...Option) (*Buffer, Meta, error) {
+	if b, v, ok := c.bufferDirect(ctx, key, opts); ok {
+		return b, v.Meta, nil
+	}
 	var o op
 	if err := c.prepareGet(ctx, &o, key, opts); err != nil {
 		return nil, Meta{}, err
@@ -81,6 +91,27 @@ func (c *Client) GetBuffer(ctx context.Context, key []byte, opts ...Option) (*Bu
 	return b, r.meta(), nil
 }
 
+// bufferDirect is readDirect into a buffer.
+func (c *Client) bufferDirect(ctx context.Context, key []byte, opts []Option) (b *Buffer, v Value, ok bool) {
+	v, ok = c.readDirect(ctx, key, opts, func(n int) []byte {
+		if n <= transport.CopyBytes {
+			b = heapBuffer(make([]byte, n))
+			return b.bytes
+		}
+		var err error
+		if b, err = c.pool.alloc(n); err != nil {
+			b = nil
+			return nil
+		}
+		return b.bytes
+	})
+	if b != nil && !ok {
+		b.Release()
+		b = nil
+	}
+	return b, v, ok
+}
+
 // Stat returns what there is to know of a value without reading it.
 func (c *Client) Stat(ctx context.Context, key []byte) (Meta, error) {
 	var o op
@@ -95,8 +126,7 @@ func (c *Client) Stat(ctx context.Context, key []byte) (Meta, error) {
 }
 
 func (c *Client) prepareGet(ctx context.Context, o *op, key []byte, opts []Option) error {
-	o.now = time.Now()
-	return o.asGet(c.deadlineFrom(ctx, o.now), key, opts)
+	return o.asGet(c.opDeadline(ctx, o), key, opts)
 }
 
 func (o *op) asGet(deadline time.Time, key []byte, opts []Option) error {
@@ -114,7 +144,7 @@ func value(c *Client, o *op) (Value, error) {
 		return Value{Meta: r.meta()}, err
 	}
 	bytes := make([]byte, len(r.body))
-	copy(bytes, r.body)
+	copyValue(bytes, r.body)
 	return Value{Bytes: bytes, Meta: r.meta()}, nil
 }
 
@@ -124,10 +154,14 @@ func (r *reply) meta() Meta {
 
 // verify compares the checksum when the whole value is here.
 func (c *Client) verify(r *reply) error {
-	if c.cfg.NoVerify || uint64(len(r.body)) != r.ext.Size {
-		return nil
+	if c.cfg.NoVerify || uint64(len(r.body)) != r.ext.Size || r.placed != nil && r.placed.lent.Bytes != nil {
+		return nil // not wanted, not possible, or it has not travelled
 	}
-	if sum := wire.Checksum(r.body); sum != r.header.CRC {
+	sum := r.sum.CRC
+	if !r.sum.Done {
+		sum = checksum(r.body)
+	}
+	if sum != r.header.CRC {
 		return fmt.Errorf("client: %w: the value's is %#x, want %#x", dramnode.ErrCorrupt, sum, r.header.CRC)
 	}
 	return nil
@@ -170,8 +204,7 @@ func (c *Client) PutBuffer(ctx context.Context, key []byte, b *Buffer, opts ...O
 
 // preparePut makes o a put and changes nothing else before it has succeeded.
 func (c *Client) preparePut(ctx context.Context, o *op, key, value []byte, opts []Option) error {
-	o.now = time.Now()
-	return c.asPut(o, c.deadlineFrom(ctx, o.now), key, value, opts)
+	return c.asPut(o, c.opDeadline(ctx, o), key, value, opts)
 }
 
 func (c *Client) asPut(o *op, deadline time.Time, key, value []byte, opts []Option) error {
@@ -186,14 +219,14 @@ func (c *Client) asPut(o *op, deadline time.Time, key, value []byte, opts []Opti
 		return err
 	}
 	o.kind, o.flags, o.key, o.deadline = wire.KindPut, flags, key, deadline
-	o.body, o.crc = value, wire.Checksum(value)
+	o.body, o.crc = value, checksum(value)
 	c.asWrite(o, ext)
 	return nil
 }
 
 // attach copies a long body to memory that the network may read. It waits for such memory.
 func (c *Client) attach(ctx context.Context, o *op) error {
-	return o.attach(func(n int) (*Buffer, error) { return c.pool.wait(ctx, n, o.deadline) })
+	return o.attach(func(n int) (*Buffer, error) { return c.pool.wait(ctx, n, o.until()) })
 }
 
 // attachNow is attach that does not wait: it fails with dramnode.ErrBusy.
@@ -207,7 +240,7 @@ func (o *op) attach(alloc func(bytes int) (*Buffer, error)) error {
 	if err != nil {
 		return err
 	}
-	copy(b.bytes, o.body)
+	copyValue(b.bytes, o.body)
 	o.large = b
 	return nil
 }
@@ -225,32 +258,43 @@ func (c *Client) doWrite(ctx context.Context, o *op) (dramnode.Generation, error
 
 // Delete removes a value. Without a condition, deleting what is not there succeeds.
 func (c *Client) Delete(ctx context.Context, key []byte, opts ...Option) error {
-	flags, ext, err := writeExt(wire.KindDelete, opts)
-	if err != nil {
-		return err
-	}
-	_, err = c.change(ctx, wire.KindDelete, key, flags, ext)
+	_, err := c.Remove(ctx, key, opts...)
 	return err
+}
+
+// Remove is Delete that tells its generation: dramnode.Absent when there was no value.
+func (c *Client) Remove(ctx context.Context, key []byte, opts ...Option) (dramnode.Generation, error) {
+	return c.change(ctx, wire.KindDelete, key, 0, opts)
 }
 
 // Touch gives a value a new life time, 0 for ever, and returns its new generation.
 func (c *Client) Touch(ctx context.Context, key []byte, life time.Duration, opts ...Option) (dramnode.Generation, error) {
-	flags, ext, err := writeExt(wire.KindTouch, opts)
-	if err != nil {
-		return 0, err
-	}
-	if life < 0 {
-		return 0, fmt.Errorf("client: %w: a TTL of %v", dramnode.ErrInvalid, life)
-	}
-	ext.TTLMillis = millis(life)
-	return c.change(ctx, wire.KindTouch, key, flags, ext)
+	return c.change(ctx, wire.KindTouch, key, life, opts)
 }
 
-func (c *Client) change(ctx context.Context, kind wire.Kind, key []byte, flags uint16, ext wire.WriteExt) (dramnode.Generation, error) {
-	if err := dramnode.CheckKey(key); err != nil {
+func (c *Client) change(ctx context.Context, kind wire.Kind, key []byte, life time.Duration, opts []Option) (dramnode.Generation, error) {
+	var o op
+	if err := c.asChange(&o, kind, key, life, opts); err != nil {
 		return 0, err
 	}
-	o := op{kind: kind, flags: flags, key: key, deadline: c.deadline(ctx)}
-	c.asWrite(&o, ext)
+	o.deadline = c.deadline(ctx)
 	return c.doWrite(ctx, &o)
+}
+
+// asChange makes o a deletion, or a change of the life time.
+func (c *Client) asChange(o *op, kind wire.Kind, key []byte, life time.Duration, opts []Option) error {
+	if err := dramnode.CheckKey(key); err != nil {
+		return err
+	}
+	if life < 0 {
+		return fmt.Errorf("client: %w: a TTL of %v", dramnode.ErrInvalid, life)
+	}
+	flags, ext, err := writeExt(kind, opts)
+	if err != nil {
+		return err
+	}
+	ext.TTLMillis = millis(life)
+	o.kind, o.flags, o.key = kind, flags, key
+	c.asWrite(o, ext)
+	return nil
 }

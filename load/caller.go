@@ -32,6 +32,7 @@ type caller struct {
 	interval time.Duration // between operations that are due; 0 in a closed loop
 	first    time.Time     // the first is due
 
+	mu sync.Mutex // of async callers: operations end on several goroutines
 	outcome
 	// For whoever draws progress, and on cache lines of their own.
 	_           [64]byte
@@ -39,8 +40,7 @@ type caller struct {
 	_           [64]byte
 }
 
-// An outcome is a caller's part of a Result. In an async open loop another goroutine than the sender
-// owns it.
+// An outcome is a caller's part of a Result.
 type outcome struct {
 	last      time.Time // the last measured operation ended
 	bytes     int64
@@ -175,80 +175,123 @@ func (c *caller) do(ctx context.Context, r *request, dst []byte) (int, error) {
 	return 0, c.store.Put(ctx, r.key, c.bench.value)
 }
 
-// A flight is an operation under way.
+// A flight is an operation under way, again and again in one slot.
 type flight struct {
 	request
-	due     time.Time
-	pending Pending
+	due  time.Time
+	slot Slot
 }
 
-func (c *caller) launch(ctx context.Context, f *flight, due time.Time) {
+// start starts the flight's next operation, which was drawn. One that cannot be started has ended.
+func (c *caller) start(ctx context.Context, f *flight) (started bool) {
+	var err error
+	if f.kind == Get {
+		err = f.slot.Get(ctx, f.key)
+	} else {
+		err = f.slot.Put(ctx, f.key, c.bench.value)
+	}
+	if err != nil {
+		c.land(ctx, f, 0, err)
+	}
+	return err == nil
+}
+
+// ready draws the flight's next operation.
+func (c *caller) ready(f *flight, due time.Time) {
+	c.mu.Lock()
 	c.draw(&f.request)
 	f.due = due
-	if f.kind == Get {
-		f.pending = c.store.StartGet(ctx, f.key)
-	} else {
-		f.pending = c.store.StartPut(ctx, f.key, c.bench.value)
-	}
+	c.mu.Unlock()
 }
 
-// land waits for f and returns the time.
-func (c *caller) land(ctx context.Context, f *flight) time.Time {
-	n, err := f.pending.Wait()
+// land notes how the flight's operation ended.
+func (c *caller) land(ctx context.Context, f *flight, n int, err error) {
+	c.mu.Lock()
+	c.note(ctx, &f.request, f.due, time.Now(), n, err)
+	c.mu.Unlock()
+}
+
+// turn notes how the flight's operation ended and draws the next one, if there is to be one.
+func (c *caller) turn(ctx context.Context, f *flight, n int, err error) (more bool) {
 	now := time.Now()
-	f.pending = nil
+	c.mu.Lock()
 	c.note(ctx, &f.request, f.due, now, n, err)
-	return now
+	if more = c.more(ctx, now); more {
+		c.draw(&f.request)
+		f.due = now
+	}
+	c.mu.Unlock()
+	return more
 }
 
-// async keeps Outstanding operations under way and waits for the oldest: one that overtook it is
-// noticed late, so single latencies come out a little too long.
+// async keeps Outstanding operations under way: where one ends, the next begins.
 func (c *caller) async(ctx context.Context) {
 	if c.interval > 0 {
 		c.asyncPaced(ctx)
 		return
 	}
-	ring := make([]flight, c.bench.cfg.Outstanding)
-	now := time.Now()
-	for at := 0; c.more(ctx, now); at = (at + 1) % len(ring) {
-		f := &ring[at]
-		if f.pending != nil {
-			now = c.land(ctx, f)
+	var wg sync.WaitGroup
+	for range c.bench.cfg.Outstanding {
+		wg.Add(1)
+		f := &flight{}
+		f.slot = c.store.NewSlot(func(n int, err error) {
+			if !c.turn(ctx, f, n, err) {
+				wg.Done()
+			} else if !c.start(ctx, f) {
+				go c.restart(ctx, f, &wg)
+			}
+		})
+		c.ready(f, time.Now())
+		if !c.start(ctx, f) {
+			go c.restart(ctx, f, &wg)
 		}
-		c.launch(ctx, f, now)
 	}
-	for i := range ring {
-		if ring[i].pending != nil {
-			c.land(ctx, &ring[i])
+	wg.Wait()
+}
+
+const restartPause = time.Millisecond
+
+// restart tries to start a flight that could not be started, until it is or time is over.
+func (c *caller) restart(ctx context.Context, f *flight, wg *sync.WaitGroup) {
+	for {
+		time.Sleep(restartPause)
+		now := time.Now()
+		if !c.more(ctx, now) {
+			wg.Done()
+			return
+		}
+		c.ready(f, now)
+		if c.start(ctx, f) {
+			return
 		}
 	}
 }
 
-// asyncPaced sends from one goroutine when it is time and waits for answers in another.
+// asyncPaced sends when it is time; the flights come back when they have landed.
 func (c *caller) asyncPaced(ctx context.Context) {
 	idle := make(chan *flight, c.bench.cfg.Outstanding)
-	flying := make(chan *flight, c.bench.cfg.Outstanding)
 	for range cap(idle) {
-		idle <- &flight{}
-	}
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for f := range flying {
-			c.land(ctx, f)
+		f := &flight{}
+		f.slot = c.store.NewSlot(func(n int, err error) {
+			c.land(ctx, f, n, err)
 			idle <- f
-		}
-	})
+		})
+		idle <- f
+	}
 	for i := 0; ; i++ {
 		due := c.due(ctx, i, time.Time{})
 		if !c.more(ctx, due) {
 			break
 		}
 		f := <-idle
-		c.launch(ctx, f, due)
-		flying <- f
+		c.ready(f, due)
+		if !c.start(ctx, f) {
+			idle <- f
+		}
 	}
-	close(flying)
-	wg.Wait()
+	for range cap(idle) {
+		<-idle
+	}
 }
 
 // A volley is one batch: its gets and its puts.

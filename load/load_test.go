@@ -29,6 +29,8 @@ type fakeStore struct {
 	under    int // requests under way
 	most     int // of under
 	err      error
+
+	starts, refuseEach int // of slots
 }
 
 func newFakeStore() *fakeStore { return &fakeStore{values: map[string][]byte{}} }
@@ -78,25 +80,32 @@ func (s *fakeStore) Put(_ context.Context, key, value []byte) error {
 	return err
 }
 
-type fakePending struct {
-	store    *fakeStore
-	at       time.Time
-	key, put []byte
+// A fakeSlot refuses to start what would begin at a multiple of refuseEach, if that is not 0.
+type fakeSlot struct {
+	store *fakeStore
+	done  func(int, error)
 }
 
-func (p *fakePending) Wait() (int, error) {
-	if d := time.Until(p.at); d > 0 {
-		time.Sleep(d)
+func (s *fakeStore) NewSlot(done func(n int, err error)) Slot { return fakeSlot{s, done} }
+
+func (s fakeSlot) start(key, put []byte) error {
+	if err := s.store.refuse(); err != nil {
+		return err
 	}
-	return p.store.end(p.key, p.put)
+	go func() { s.done(s.store.do(key, put)) }()
+	return nil
 }
 
-func (s *fakeStore) StartGet(_ context.Context, key []byte) Pending {
-	return &fakePending{s, time.Now().Add(s.begin()), key, nil}
-}
+func (s fakeSlot) Get(_ context.Context, key []byte) error        { return s.start(key, nil) }
+func (s fakeSlot) Put(_ context.Context, key, value []byte) error { return s.start(key, value) }
 
-func (s *fakeStore) StartPut(_ context.Context, key, value []byte) Pending {
-	return &fakePending{s, time.Now().Add(s.begin()), key, value}
+func (s *fakeStore) refuse() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.starts++; s.refuseEach > 0 && s.starts%s.refuseEach == 0 {
+		return dramnode.ErrBusy
+	}
+	return nil
 }
 
 func (s *fakeStore) GetAll(_ context.Context, keys [][]byte, lengths []int, errs []error) {

@@ -44,30 +44,25 @@ func (o over) Put(ctx context.Context, key, value []byte) error {
 	return err
 }
 
-// The futures have the shape of a pointer, so that making a Pending of one allocates nothing.
-type (
-	getting struct{ *client.Future[client.Value] }
-	putting struct {
-		*client.Future[dramnode.Generation]
+// A slot has its two functions made once, so that starting an operation allocates nothing.
+type slot struct {
+	client *client.Client
+	got    func(client.Value, error)
+	stored func(dramnode.Generation, error)
+}
+
+func (o over) NewSlot(done func(n int, err error)) Slot {
+	return &slot{
+		client: o.client,
+		got:    func(v client.Value, err error) { done(len(v.Bytes), err) },
+		stored: func(_ dramnode.Generation, err error) { done(0, err) },
 	}
-)
-
-func (g getting) Wait() (int, error) {
-	v, err := g.Future.Wait()
-	return len(v.Bytes), err
 }
 
-func (p putting) Wait() (int, error) {
-	_, err := p.Future.Wait()
-	return 0, err
-}
+func (s *slot) Get(ctx context.Context, key []byte) error { return s.client.GetFunc(ctx, key, s.got) }
 
-func (o over) StartGet(ctx context.Context, key []byte) Pending {
-	return getting{o.client.StartGet(ctx, key)}
-}
-
-func (o over) StartPut(ctx context.Context, key, value []byte) Pending {
-	return putting{o.client.StartPut(ctx, key, value)}
+func (s *slot) Put(ctx context.Context, key, value []byte) error {
+	return s.client.PutFunc(ctx, key, value, s.stored)
 }
 
 func (o over) GetAll(ctx context.Context, keys [][]byte, lengths []int, errs []error) {

@@ -8,9 +8,9 @@ type Store interface {
 	// Get returns the length of the value. It may use dst, which is long enough, to read it into.
 	Get(ctx context.Context, key, dst []byte) (int, error)
 	Put(ctx context.Context, key, value []byte) error
-	// StartGet and StartPut return as soon as the operation is under way.
-	StartGet(ctx context.Context, key []byte) Pending
-	StartPut(ctx context.Context, key, value []byte) Pending
+	// NewSlot returns a slot whose operations end with a call of done, on any goroutine, which must not
+	// block and may start the slot's next operation.
+	NewSlot(done func(n int, err error)) Slot
 	// GetAll fills in the length of each value, and the error, of keys[i].
 	GetAll(ctx context.Context, keys [][]byte, lengths []int, errs []error)
 	// PutAll puts value under each key.
@@ -21,5 +21,9 @@ type Store interface {
 	Clear(ctx context.Context, prefix []byte) error
 }
 
-// Pending is an operation under way. Wait is called once; it returns the length of what was read.
-type Pending interface{ Wait() (int, error) }
+// A Slot starts operations without waiting for them, one at a time. After an error nothing was started,
+// and done does not run.
+type Slot interface {
+	Get(ctx context.Context, key []byte) error
+	Put(ctx context.Context, key, value []byte) error
+}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/dramnode/dramnode/control"
 	"github.com/dramnode/dramnode/internal/cputime"
+	"github.com/dramnode/dramnode/storage"
 	"github.com/dramnode/dramnode/transport"
 )
 
@@ -140,7 +141,7 @@ func (n *Node) Info() control.NodeInfo {
 		Version: n.cfg.Version, ClusterName: n.cfg.ClusterName,
 		Ready: n.unready() == "", Leaving: n.leaving.Load(), Quorate: n.plane.Quorate(),
 		UptimeSeconds: time.Since(n.started).Seconds(), CPUSeconds: cputime.Process().Seconds(),
-		Memory:  control.MemoryInfo{Limit: stats.TotalBytes, Used: stats.UsedBytes, Leased: stats.LeasedBytes, Reserved: stats.ReservedBytes},
+		Memory:  n.memoryInfo(&stats),
 		Entries: stats.Entries, ValueBytes: stats.ValueBytes, Partitions: n.owned(),
 		Conflicts: n.plane.Conflicts() + uint64(len(n.gossip.Conflicts())), Forwarded: n.forwarded.Load(), Parked: n.parkedCount.Load(),
 		Counters: n.counters.snapshot(), Events: n.plane.Events(),
@@ -170,9 +171,23 @@ func (n *Node) Info() control.NodeInfo {
 	return info
 }
 
+func (n *Node) memoryInfo(s *storage.Stats) control.MemoryInfo {
+	m := control.MemoryInfo{
+		Limit: s.TotalBytes, Used: s.UsedBytes, Asked: s.RequestedBytes, LongestFree: s.LongestFreeBytes,
+		Leased: s.LeasedBytes, Reserved: s.ReservedBytes,
+		Eviction: n.cfg.Eviction.String(), Evictions: s.Evictions, EvictedBytes: s.EvictedBytes,
+	}
+	for _, c := range append(s.Classes, s.Runs) {
+		if c.Blocks > 0 {
+			m.Classes = append(m.Classes, control.ClassInfo{Slot: c.SlotBytes, Held: c.HeldBytes, Asked: c.RequestedBytes, Blocks: c.Blocks, Slots: c.Slots})
+		}
+	}
+	return m
+}
+
 func linkInfo(addr string, l transport.LinkInfo) control.LinkInfo {
 	info := control.LinkInfo{
-		Peer: l.Peer.Name, Addr: addr, State: l.State.String(), Transport: l.Peer.Transport,
+		Peer: l.Peer.Name, Addr: addr, State: l.State.String(), Transport: l.Peer.Transport, Fallback: l.Fallback,
 		RoundTripMicros: float64(l.RoundTrip) / float64(time.Microsecond), Opened: l.Opened, Pending: l.Pending,
 	}
 	if l.Err != nil {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"sync"
 	"testing"
 	"time"
@@ -15,6 +14,7 @@ import (
 	"github.com/dramnode/dramnode"
 	"github.com/dramnode/dramnode/control"
 	"github.com/dramnode/dramnode/ring"
+	"github.com/dramnode/dramnode/test/proc"
 	"github.com/dramnode/dramnode/transport"
 	"github.com/dramnode/dramnode/transport/memnet"
 	"github.com/dramnode/dramnode/wire"
@@ -61,6 +61,16 @@ type running struct {
 	err     error
 }
 
+// ended says how the node ended, or nothing while it runs.
+func (r *running) ended() string {
+	select {
+	case <-r.done:
+		return fmt.Sprintf("ended with %v: ", r.err)
+	default:
+		return ""
+	}
+}
+
 const eventually = 30 * time.Second
 
 func newCluster(t testing.TB, seed uint64, names ...string) *cluster {
@@ -76,22 +86,12 @@ func newClusterWith(t testing.TB, seed uint64, change func(*Config), names ...st
 		c.changes = append(c.changes, change)
 	}
 	for range names {
-		c.seeds = append(c.seeds, freePort(t))
+		c.seeds = append(c.seeds, proc.Address(t, nil))
 	}
 	for i, name := range names {
 		c.start(name, c.seeds[i])
 	}
 	return c
-}
-
-func freePort(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // start runs a node called name; its address in memnet is name:1. changes may adapt its settings.
@@ -187,7 +187,7 @@ func (c *cluster) wait(what string, ok func() bool) {
 		select {
 		case <-deadline:
 			for name, n := range c.nodes {
-				c.t.Logf("%s: %+v", name, n.Info())
+				c.t.Logf("%s: %s%+v", name, n.ended(), n.Info())
 			}
 			c.t.Fatalf("waited %v for %s", eventually, what)
 		case <-tick.C:

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -12,6 +13,7 @@ import (
 	"github.com/dramnode/dramnode"
 	"github.com/dramnode/dramnode/control"
 	"github.com/dramnode/dramnode/ring"
+	"github.com/dramnode/dramnode/storage"
 	"github.com/dramnode/dramnode/transport"
 )
 
@@ -37,17 +39,27 @@ type Config struct {
 
 	MemoryBytes   int64 // for entries, their index and values in transit
 	MaxValueBytes int
+	Eviction      storage.Eviction // of a full node; with any but EvictNone the cluster is a cache
 	Settings      ring.Config
 	Limits        control.Limits // zero fields: control.DefaultLimits
 	Verify        bool           // check each value against its CRC32C where it lands
+	Direct        bool           // let processes of this user on this host read values from our memory
 	DrainTimeout  time.Duration  // for giving the partitions away on the way out
 	Log           zerolog.Logger
+
+	// Faces runs beside the node what serves other protocols; nil for none. It gets Node.Network, and its
+	// context ends before the node hands its partitions over. When it returns it must hold no value's memory.
+	// An error is logged, and the node goes on.
+	Faces func(ctx context.Context, network transport.Network) error
 
 	// Open returns the network that listens for this node. New closes it when it fails afterwards.
 	Open func(id transport.Identity, h transport.Handler, e transport.Events) (transport.Network, error)
 }
 
-const minMemoryBytes = 4 << 20
+const (
+	minMemoryBytes = 4 << 20
+	evictShare     = 4 // of the longest values must fit in the memory of a node that evicts
+)
 
 func (c *Config) setDefaults() {
 	if c.Advertise == "" {
@@ -103,6 +115,10 @@ func (c *Config) Validate() error {
 	}
 	if d.MaxValueBytes < 1 || d.MaxValueBytes > math.MaxInt32 || int64(d.MaxValueBytes) > d.MemoryBytes {
 		fault("max-value of %d bytes, want 1 to %d and at most memory (%d)", d.MaxValueBytes, math.MaxInt32, d.MemoryBytes)
+	}
+	if d.Eviction != storage.EvictNone && evictShare*int64(d.MaxValueBytes) > d.MemoryBytes {
+		fault("eviction %v with max-value of %d bytes and memory of %d: one value would push out most others, want at least %d times max-value",
+			d.Eviction, d.MaxValueBytes, d.MemoryBytes, evictShare)
 	}
 	if d.DrainTimeout < 0 {
 		fault("drain-timeout of %v", d.DrainTimeout)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/dramnode/dramnode"
 	"github.com/dramnode/dramnode/control"
+	"github.com/dramnode/dramnode/test/proc"
 	"github.com/dramnode/dramnode/wire"
 )
 
@@ -83,7 +84,7 @@ func TestKillAndRestart(t *testing.T) {
 	if time.Since(killed) < 20*time.Second && c.nodes["n1"].Table().Losses() != 0 {
 		t.Error("partitions were given up before their time")
 	}
-	c.start("n2", freePort(t))
+	c.start("n2", proc.Address(t, nil))
 	c.agree("n1", "n2", "n3")
 	if got := c.nodes["n3"].Info().Losses; got != uint64(owned) {
 		t.Errorf("%d losses, want the %d partitions of n2", got, owned)
@@ -160,7 +161,7 @@ func TestCutOff(t *testing.T) {
 	if !errors.Is(old.err, control.ErrRetired) {
 		t.Errorf("n2 ended with %v, want ErrRetired", old.err)
 	}
-	c.start("n2", freePort(t))
+	c.start("n2", proc.Address(t, nil))
 	c.agree("n1", "n2", "n3")
 	s.check("n2", before)
 }
@@ -176,7 +177,7 @@ func TestKillWhileMoving(t *testing.T) {
 			s := c.stock("n3", 600, 3000)
 			before := c.nodes["n3"].Table()
 			c.world.SetDelay(time.Millisecond, 3*time.Millisecond)
-			c.start("n4", freePort(t))
+			c.start("n4", proc.Address(t, nil))
 			c.wait("moves to be under way", func() bool { // some done, some not
 				t := c.nodes["n3"].Table()
 				i := t.Named("n4")
@@ -198,7 +199,7 @@ func TestKillWhileMoving(t *testing.T) {
 				}
 			}
 			c.world.SetDelay(0, 0)
-			c.start(victim, freePort(t))
+			c.start(victim, proc.Address(t, nil))
 			c.agree("n1", "n2", "n3", "n4")
 			missing := s.check("n3", before)
 			t.Logf("%d of %d entries were the victim's", missing, len(s.generations))

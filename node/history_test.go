@@ -14,6 +14,7 @@ import (
 	"github.com/anishathalye/porcupine"
 
 	"github.com/dramnode/dramnode"
+	"github.com/dramnode/dramnode/test/proc"
 	"github.com/dramnode/dramnode/wire"
 )
 
@@ -267,7 +268,7 @@ func TestLinearizable(t *testing.T) {
 		})
 	}
 	<-half
-	c.start("n4", freePort(t))
+	c.start("n4", proc.Address(t, nil))
 	c.wait("n4 to own partitions", func() bool { return c.nodes["n4"].owned() > 0 })
 	nodes.set("n1", "n2", "n3", "n4")
 	c.wait("n4 to have its partitions", func() bool { return c.nodes["n4"].Info().Moving == 0 })

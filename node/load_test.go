@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/dramnode/dramnode"
+	"github.com/dramnode/dramnode/test/proc"
 	"github.com/dramnode/dramnode/wire"
 )
 
@@ -170,7 +171,7 @@ func TestJoinAndLeaveUnderLoad(t *testing.T) {
 	}
 	c.world.SetDelay(0, 2*time.Millisecond) // so that writes meet every phase of a move
 	l := c.load(21, 6, "n1", "n2")
-	c.start("n3", freePort(t))
+	c.start("n3", proc.Address(t, nil))
 	c.agree("n1", "n2", "n3")
 	l.nodes.set("n1", "n2", "n3")
 	c.nodes["n1"].stop() // the publisher

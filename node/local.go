@@ -19,7 +19,7 @@ func (n *Node) serveHere(v *router.View, d router.Decision, r *request) {
 		n.reply(r, failed(errNotQuorate))
 		return
 	}
-	if r.h.Kind == wire.KindPut && n.cfg.Verify && wire.Checksum(r.body) != r.h.CRC {
+	if r.h.Kind == wire.KindPut && n.damaged(r) {
 		n.drop(r)
 		n.reply(r, failed(fmt.Errorf("%w: the value of %q arrived damaged", dramnode.ErrCorrupt, r.h.Key)))
 		return
@@ -87,7 +87,15 @@ func (n *Node) write(r *request, epoch uint32, now int64, do func(storage.Write)
 	if err != nil {
 		return failed(err)
 	}
-	return answer{ext: wire.ReplyExt{Generation: res.Generation}, hasExt: true}
+	return answer{ext: wire.ReplyExt{Generation: res.Generation, Place: placeFor(r, res.Place)}, hasExt: true}
+}
+
+// placeFor is a record's place for those who asked for it.
+func placeFor(r *request, place uint64) uint64 {
+	if r.h.Flags&wire.FlagPlace == 0 {
+		return 0
+	}
+	return place
 }
 
 // deadlineOf turns a remaining life into an instant of this node's clock; 0 is for ever in both.
@@ -118,7 +126,7 @@ func (n *Node) get(p uint16, now int64, r *request) answer {
 	if !ok {
 		return answer{status: wire.StatusNotFound}
 	}
-	a := answer{ext: wire.ReplyExt{Generation: v.Generation, Size: uint64(v.ValueBytes), TTLMillis: ttlOf(now, v.Deadline)}, hasExt: true, crc: v.CRC}
+	a := answer{ext: wire.ReplyExt{Generation: v.Generation, Size: uint64(v.ValueBytes), TTLMillis: ttlOf(now, v.Deadline), Place: placeFor(r, v.Place)}, hasExt: true, crc: v.CRC}
 	if r.h.Flags&wire.FlagIfMatch != 0 && v.Generation != e.IfGeneration || r.h.Flags&wire.FlagIfNotMatch != 0 && v.Generation == e.IfNotGeneration {
 		n.store.Release(v.Lease)
 		a.status = wire.StatusGenerationMismatch

@@ -96,7 +96,7 @@ func (m *move) setPhase(ph phase) bool {
 	if p.moveID != m.id {
 		return false
 	}
-	p.phase = ph
+	m.n.becomeLocked(m.partition, p.epoch, ph)
 	return true
 }
 
@@ -363,7 +363,7 @@ func (n *Node) receive(e wire.MoveExt, r *request) error {
 	if err := dramnode.CheckKey(it.Key); err != nil {
 		return err
 	}
-	if n.cfg.Verify && !it.Deleted && wire.Checksum(r.body) != r.h.CRC {
+	if !it.Deleted && n.damaged(r) {
 		return fmt.Errorf("%w: the entry %q arrived damaged", dramnode.ErrCorrupt, it.Key)
 	}
 	part := &n.parts[e.Partition]

@@ -47,6 +47,7 @@ type Node struct {
 
 	network transport.Network
 	regions []transport.Region
+	shared  transport.SharedRegion // that of the store, with Config.Direct; nil without
 	store   *storage.Store
 	scratch *scratch
 	peers   *peers
@@ -126,14 +127,15 @@ func (n *Node) open() (err error) {
 }
 
 func (n *Node) openMemory() error {
-	arena, err := n.network.Alloc(int(n.cfg.MemoryBytes))
-	if err != nil {
+	c := storage.Config{Partitions: len(n.parts), MaxValueBytes: n.cfg.MaxValueBytes, Eviction: n.cfg.Eviction}
+	if err := n.openArena(&c); err != nil {
 		return fmt.Errorf("memory of %d bytes: %w", n.cfg.MemoryBytes, err)
 	}
-	n.regions = append(n.regions, arena)
-	if n.store, err = storage.New(storage.Config{Arena: arena.Bytes(), Partitions: len(n.parts), MaxValueBytes: n.cfg.MaxValueBytes}); err != nil {
+	store, err := storage.New(c)
+	if err != nil {
 		return err
 	}
+	n.store = store
 	control, err := n.network.Alloc(scratchRegion)
 	if err != nil {
 		return fmt.Errorf("memory for control messages: %w", err)
@@ -141,6 +143,20 @@ func (n *Node) openMemory() error {
 	n.regions = append(n.regions, control)
 	n.scratch = newScratch(control.Bytes())
 	n.peers.scratch = n.scratch
+	return nil
+}
+
+// openArena gets the memory of the store from the network.
+func (n *Node) openArena(c *storage.Config) error {
+	if n.cfg.Direct {
+		return n.share(c)
+	}
+	arena, err := n.network.Alloc(int(n.cfg.MemoryBytes))
+	if err != nil {
+		return err
+	}
+	n.regions = append(n.regions, arena)
+	c.Arena = arena.Bytes()
 	return nil
 }
 
@@ -178,10 +194,13 @@ func (n *Node) Run(ctx context.Context) error {
 	janitor := services.start(func(ctx context.Context) error { n.janitor.run(ctx); return nil })
 	gossiping := services.start(n.gossip.Run)
 	sweeping := services.start(func(ctx context.Context) error { n.sweep(ctx); return nil })
+	vouching := services.start(func(ctx context.Context) error { n.vouch(ctx); return nil })
 	admin := services.start(n.serveHTTP)
-	plane := services.start(n.plane.Run)
+	plane := services.start(n.runPlane)
+	faces := services.start(n.runFaces)
 
 	err := services.wait(ctx)
+	faces.stop() // first, since they hold values' memory
 	if ctx.Err() != nil && err == nil {
 		err = n.leave(plane)
 	}
@@ -191,6 +210,7 @@ func (n *Node) Run(ctx context.Context) error {
 	gossiping.stop()
 	admin.stop()
 	sweeping.stop()
+	vouching.stop()
 	n.cancel()
 	n.retire()
 	janitor.stop()
@@ -200,6 +220,26 @@ func (n *Node) Run(ctx context.Context) error {
 		err = errors.Join(network.err, gossiping.err)
 	}
 	return err
+}
+
+// runPlane takes part once gossip listens: a node whose port is taken must not found a cluster before it ends.
+func (n *Node) runPlane(ctx context.Context) error {
+	select {
+	case <-n.gossip.Ready():
+		return n.plane.Run(ctx)
+	case <-ctx.Done():
+		return nil
+	}
+}
+
+func (n *Node) runFaces(ctx context.Context) error {
+	if n.cfg.Faces != nil {
+		if err := n.cfg.Faces(ctx, n.Network()); err != nil && ctx.Err() == nil {
+			n.cfg.Log.Error().Err(err).Msg("no other protocol is served any more")
+		}
+	}
+	<-ctx.Done()
+	return nil
 }
 
 // leave gives the partitions to the others, as long as there are others to take them.
@@ -258,8 +298,8 @@ func (n *Node) retire() {
 	for p := range n.parts {
 		part := &n.parts[p]
 		part.mu.Lock()
-		part.epoch = 0
-		n.endMoveLocked(part)
+		n.becomeLocked(uint16(p), 0, serving)
+		n.endMoveLocked(uint16(p))
 		part.mu.Unlock()
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/dramnode/dramnode"
+	"github.com/dramnode/dramnode/test/proc"
 )
 
 func value(key string, n int) []byte {
@@ -56,8 +57,8 @@ func TestJoinAndLeaveKeepEveryEntry(t *testing.T) {
 			}
 		}
 	}
-	c.start("n2", freePort(t))
-	c.start("n3", freePort(t))
+	c.start("n2", proc.Address(t, nil))
+	c.start("n3", proc.Address(t, nil))
 	c.agree("n1", "n2", "n3")
 	check("n2")
 	c.nodes["n1"].stop()
@@ -71,5 +72,17 @@ func TestJoinAndLeaveKeepEveryEntry(t *testing.T) {
 		if l := c.nodes[n].Info().Losses; l != 0 {
 			t.Errorf("%s counts %d losses", n, l)
 		}
+	}
+}
+
+// TestPortTaken has a node whose gossip cannot listen: it ends by saying so, and has founded nothing.
+func TestPortTaken(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 76, "n1")
+	c.agree("n1")
+	taken := c.start("n2", c.seeds[0]) // the only seed is this address: free, it would found
+	<-taken.done
+	if taken.err == nil || taken.Table() != nil {
+		t.Errorf("the node ended with %v; it has a table: %v", taken.err, taken.Table() != nil)
 	}
 }

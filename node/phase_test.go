@@ -9,6 +9,7 @@ import (
 
 	"github.com/dramnode/dramnode"
 	"github.com/dramnode/dramnode/ring"
+	"github.com/dramnode/dramnode/test/proc"
 	"github.com/dramnode/dramnode/wire"
 )
 
@@ -40,7 +41,7 @@ func TestPhasesOfAMove(t *testing.T) {
 	}
 	const delay = 20 * time.Millisecond
 	c.world.SetDelay(delay, delay)
-	n2 := c.start("n2", freePort(t))
+	n2 := c.start("n2", proc.Address(t, nil))
 
 	var wg sync.WaitGroup
 	var mu sync.Mutex

@@ -10,6 +10,7 @@ import (
 
 	"github.com/dramnode/dramnode"
 	"github.com/dramnode/dramnode/control"
+	"github.com/dramnode/dramnode/test/proc"
 	"github.com/dramnode/dramnode/wire"
 )
 
@@ -131,7 +132,7 @@ func TestListWhileMoving(t *testing.T) {
 	}
 	c.world.SetDelay(0, 2*time.Millisecond)
 	l := c.load(42, 2, "n1", "n2") // keys "load-...": outside of what is listed
-	c.start("n3", freePort(t))
+	c.start("n3", proc.Address(t, nil))
 	c.wait("moves", func() bool { return c.nodes["n1"].Info().Moving > 0 })
 	whole, refused, moving := 0, 0, true
 	for deadline := time.Now().Add(eventually); (moving || whole == 0) && time.Now().Before(deadline); {
@@ -176,7 +177,8 @@ func TestListWaitsForAHandover(t *testing.T) {
 	user := c.caller()
 	user.put("n1", "kept", []byte("value"))
 	n := c.nodes["n1"].Node
-	part := &n.parts[n.view.Load().Partition([]byte("kept"))]
+	p := uint16(n.view.Load().Partition([]byte("kept")))
+	part := &n.parts[p]
 	set := func(ph phase) {
 		part.mu.Lock()
 		defer part.mu.Unlock()
@@ -220,7 +222,7 @@ func TestListWaitsForAHandover(t *testing.T) {
 	calledOff := func() {
 		part.mu.Lock()
 		defer part.mu.Unlock()
-		n.endMoveLocked(part)
+		n.endMoveLocked(p)
 	}
 	calledOff()
 	listed(expect(patient, wire.StatusOK))
@@ -239,7 +241,7 @@ func TestListWaitsForAHandover(t *testing.T) {
 	part.mu.Lock()
 	epoch := part.epoch
 	part.epoch = 0 // as turn does when the table names another owner
-	n.endMoveLocked(part)
+	n.endMoveLocked(p)
 	part.mu.Unlock()
 	expect(gone, wire.StatusNotOwner)
 	part.mu.Lock()

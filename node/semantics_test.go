@@ -319,18 +319,21 @@ func TestParkedRequests(t *testing.T) {
 	user := c.caller()
 	user.put("n1", "parked", []byte("old"))
 	n := c.nodes["n1"].Node
-	part := &n.parts[n.view.Load().Partition([]byte("parked"))]
+	p := uint16(n.view.Load().Partition([]byte("parked")))
+	part := &n.parts[p]
 	part.mu.Lock()
 	part.phase = frozen
 	part.mu.Unlock()
 
 	const beyond = 7
 	calls := make([]*oneCall, parkedPerPart+beyond)
+	const budget = time.Millisecond // of the first
+	late := time.After(2 * budget)
 	for i := range calls {
 		o := &oneCall{done: make(chan reply, 1)}
 		h := putOf("parked", []byte("new"))
 		if i == 0 {
-			h.BudgetMicros = 1000 // gives up long before the end
+			h.BudgetMicros = uint32(budget.Microseconds())
 		}
 		o.Header, o.Completer, calls[i] = wire.AppendHeader(nil, &h), o, o
 		o.Body = transport.Body{Bytes: []byte("new")}
@@ -347,8 +350,9 @@ func TestParkedRequests(t *testing.T) {
 	if got := n.Info().Parked; got != parkedPerPart {
 		t.Errorf("%d are parked, want %d", got, parkedPerPart)
 	}
+	<-late
 	part.mu.Lock()
-	n.endMoveLocked(part)
+	n.endMoveLocked(p)
 	part.mu.Unlock()
 	for i, o := range calls[:parkedPerPart] {
 		want := wire.StatusOK

@@ -25,7 +25,9 @@ type request struct {
 	later transport.Responder // set after from was detached
 	until time.Time           // when the sender gives up; zero: never
 
-	received time.Time // by the network
+	sum      transport.Sum // of body, when it was placed and the network could
+	received time.Time     // by the network
+	inside   bool          // from a client in this process, so nothing can have been damaged on the way
 }
 
 // now is a time that is exact enough to decide about r: while the poller waits for us, the one at which it
@@ -78,6 +80,17 @@ func (n *Node) reply(r *request, a answer) {
 	}
 }
 
+// damaged reports whether the body is not the one that its sender summed.
+func (n *Node) damaged(r *request) bool {
+	switch {
+	case !n.cfg.Verify || r.inside:
+		return false
+	case r.sum.Done:
+		return r.sum.CRC != r.h.CRC
+	}
+	return wire.Checksum(r.body) != r.h.CRC
+}
+
 // detach lets r outlive the callback that brought it: what points into the network's memory is copied.
 func (r *request) detach() {
 	if r.from == nil {
@@ -100,6 +113,7 @@ func (n *Node) Place(r *transport.Request, bytes int) ([]byte, error) {
 	if err == nil {
 		var b []byte
 		if b, err = n.place(&req, r, bytes); err == nil {
+			r.Sum.Wanted = n.cfg.Verify && !req.inside
 			return b, nil
 		}
 	}
@@ -109,13 +123,17 @@ func (n *Node) Place(r *transport.Request, bytes int) ([]byte, error) {
 
 func (n *Node) place(req *request, r *transport.Request, bytes int) ([]byte, error) {
 	switch req.h.Kind {
-	case wire.KindPut, wire.KindMove, wire.KindList, wire.KindDeleteRange:
-		res, err := n.store.Reserve(bytes)
-		if err != nil {
-			return nil, err
-		}
+	case wire.KindPut, wire.KindMove:
+		res, err := n.store.Reserve(req.h.Key, bytes)
 		r.Cookie = res.Token()
-		return res.Bytes, nil
+		return res.Bytes, err
+	case wire.KindList, wire.KindDeleteRange:
+		if bytes > n.cfg.MaxValueBytes {
+			return nil, fmt.Errorf("%w: a request of kind %d with %d bytes", dramnode.ErrTooLarge, req.h.Kind, bytes)
+		}
+		res, err := n.store.ReserveScratch(bytes)
+		r.Cookie = res.Token()
+		return res.Bytes, err
 	case wire.KindPublish, wire.KindPropose, wire.KindProbe:
 		if bytes > maxControlBytes {
 			return nil, fmt.Errorf("%w: control request of %d bytes", dramnode.ErrTooLarge, bytes)
@@ -129,6 +147,7 @@ func (n *Node) place(req *request, r *transport.Request, bytes int) ([]byte, err
 // data, so that the sender's own error handling sees it.
 func (n *Node) parse(req *request, r *transport.Request) (err error) {
 	req.from, req.received = r, r.Received
+	_, req.inside = r.Conn.(*selfRequest)
 	if req.received.IsZero() {
 		req.received = time.Now()
 	}
@@ -161,7 +180,7 @@ func (n *Node) Serve(r *transport.Request) {
 		n.reply(&req, failed(err))
 		return
 	}
-	req.body = r.Body
+	req.body, req.sum = r.Body, r.Sum
 	if req.h.BudgetMicros != 0 {
 		req.until = req.received.Add(time.Duration(req.h.BudgetMicros) * time.Microsecond)
 	}
@@ -179,6 +198,8 @@ func (n *Node) Serve(r *transport.Request) {
 		return
 	case wire.KindTable:
 		n.later(&req, n.serveControl)
+	case wire.KindShare:
+		n.serveShare(&req)
 	case wire.KindInfo:
 		n.later(&req, n.serveInfo)
 	default:
@@ -192,7 +213,7 @@ func (n *Node) Serve(r *transport.Request) {
 // onlyNodes are the kinds that a client has no business with.
 func onlyNodes(h *wire.Header) bool {
 	switch h.Kind {
-	case wire.KindPublish, wire.KindProbe, wire.KindPropose, wire.KindMove:
+	case wire.KindPublish, wire.KindProbe, wire.KindPropose, wire.KindMove, wire.KindReplica:
 		return true
 	}
 	return h.Flags&wire.FlagHop != 0

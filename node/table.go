@@ -38,32 +38,34 @@ func (n *Node) turn(v *router.View, p uint16) {
 	switch {
 	case mine && part.epoch == row.Epoch:
 		if part.moveID != 0 && row.MoveID != part.moveID {
-			n.endMoveLocked(part) // called off: what waited is served here after all
+			n.endMoveLocked(p) // called off: what waited is served here after all
 		}
 		n.startMoveLocked(v, p)
 	case mine:
-		n.endMoveLocked(part)
 		kept := part.epoch == 0 && row.Assigned != 0 && part.received == row.Assigned
-		part.receiving, part.received, part.epoch = 0, 0, 0
+		part.receiving, part.received = 0, 0
+		n.becomeLocked(p, 0, part.phase)
+		n.endMoveLocked(p)
 		if kept {
 			n.openLocked(v, p)
 		} else {
 			n.janitor.add(func() { n.openEmpty(p) })
 		}
 	case part.epoch != 0:
-		part.epoch = 0
-		n.endMoveLocked(part)
+		n.becomeLocked(p, 0, part.phase)
+		n.endMoveLocked(p)
 		n.janitor.add(func() { n.clean(p) })
 	}
 }
 
 // endMoveLocked stops being the source of a move, if this partition is one.
-func (n *Node) endMoveLocked(part *part) {
+func (n *Node) endMoveLocked(p uint16) {
+	part := &n.parts[p]
 	if part.moveID != 0 {
 		part.cancelMove()
 		part.moveID, part.cancelMove = 0, nil
 	}
-	part.phase = serving
+	n.becomeLocked(p, part.epoch, serving)
 	n.unparkLocked(part)
 }
 
@@ -76,7 +78,7 @@ func (n *Node) unparkLocked(part *part) {
 // openLocked starts to serve a partition that v gives to this node, with the entries that are here.
 func (n *Node) openLocked(v *router.View, p uint16) {
 	part := &n.parts[p]
-	part.epoch, part.phase = v.Table.Rows[p].Epoch, serving
+	n.becomeLocked(p, v.Table.Rows[p].Epoch, serving)
 	n.startMoveLocked(v, p)
 	n.unparkLocked(part)
 }

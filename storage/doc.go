@@ -14,24 +14,25 @@
 //
 // # The limit
 //
-// The arena is the limit, and a hard one: what does not fit fails with dramnode.ErrNoMemory and changes nothing. In
-// it lie the key records, the values, the reservations and the hash index. On the Go heap lie one
-// page descriptor per page and the nodes of two trees, and they count against the arena by estimate: 32 bytes per
-// page, 24 per entry, and 24 more per entry with a deadline, for which as many pages are kept free. A fixed 150 or so bytes per partition and 8
-// bytes per 256 index buckets are not counted. Deleting needs no memory, unless a tombstone is applied for
+// The arena is the limit, and a hard one: what does not fit fails with dramnode.ErrNoMemory and changes nothing, or with
+// EvictS3FIFO makes room first. In the arena lie records, reservations, hash index, both orders: all that grows with the entries.
+// On the Go heap lie 32 bytes per page, for which as much of the arena is never used; some 170 bytes per partition; 8 bytes per 256 index buckets;
+// up to 2 MiB for each open stream; and with eviction 8 bytes of ghosts per 512 bytes of arena. No pointer leads to an entry, so the
+// collector's work does not depend on how many there are. Deleting needs no memory, unless a tombstone is applied for
 // a key that is not there.
 //
 // # Layout
 //
-// The arena is cut in pages, after a side table of 8 bytes per 2 KiB. A block of up to four pages is a slot of a slab,
-// which is a run of one to eight pages with slots of one class; there are four classes per doubling, so that
-// a slot is at most a quarter longer than what is asked of it (up to 64 bytes: 8 bytes longer). A longer block has a run of pages of its
-// own. A slab or run that falls empty returns to the common pool at once, joined with its free neighbours. Blocks
-// never move, so memory that is free may be too broken up for a large value: Stats.LongestFreeBytes tells.
+// The arena is cut in pages. A block of up to eight pages is a slot of a slab, which is a run of one to sixteen pages
+// with slots of one class: multiples of 8 bytes up to 256, then eight classes per doubling, so that a slot is less than an eighth longer
+// than what is asked of it. A longer block has a run of pages of its own. A slab or run that falls empty returns to the common pool
+// at once, joined with its free neighbours. Blocks never move, so memory that is free may be too broken up for a large
+// value: Stats.LongestFreeBytes tells. Stats.Classes shows for each class what is held, asked for, and free.
 //
-// An entry costs, beside its value and key: a record of 72 bytes, 8 bytes each of block cell for record and value
-// (blocks longer than 1792 bytes have theirs in the side table), 8 to 16 bytes of index, and 24 bytes of tree
-// (48 with a deadline); and what rounding up to the classes adds. An empty value has no block.
+// An entry is one block: a header of 40 bytes (record.go has its fields, and how to read it without the lock), the key, the
+// value. Beside it the index takes 3 to 4 bytes, the order by key 4 (ascending keys) to 8, the order of deadlines as much for
+// entries that have one, and eviction 12. The slots' rounding comes on top, and is nothing for a length that is a class.
+// TestOverhead measures 47 to 49 bytes for keys of 16 and values of 64 bytes.
 //
 // # Generations
 //
@@ -39,11 +40,25 @@
 // ever gave out or applied. last survives deletes and DropPartition. A partition whose last was lost (a new
 // process) must go on with a higher epoch; the same holds after 2^32 writes in one epoch.
 //
-// Each partition lists its records in order of generation, and a Stream walks that list while writes go on at its end.
+// A Stream sends a partition in order of generation. No such order is kept: a stream finds it by scans of the index, each for
+// the next 65536 versions, while writes add themselves.
+//
+// # Versions
+//
+// A partition that is replicated is written through its Versions, which keep a staged version of a key beside the committed
+// one. An entry without a staged version costs what it costs otherwise. A staged one has a note, a record of 72 bytes and the key, in an
+// index of its own; a commit needs no memory, and neither index nor order nor deadlines can refuse it. Tombstones stay
+// until they are dropped by generation: they are listed in that order.
 //
 // # Locks
 //
 // A shard's lock guards its partitions, their records, and the leases on their values: commits of one partition are
-// ordered by it. Inside it may be taken the order's lock, or the memory's lock; inside those, none. Listing takes
-// the order's lock and shard locks in turn, never together. Each is held for a bounded number of records.
+// ordered by it. Shards share lanes, one per processor: a lane has slabs of its own, and an order of its shards' keys. Inside a shard's lock
+// may be taken, in this sequence, an order's lock, a lane's, and the pool's. Listing takes orders' locks
+// and shard locks in turn, never together. Each is held for a bounded number of records.
+//
+// # Eviction
+//
+// With EvictS3FIFO each shard has the queues of S3-FIFO. The write that needs room evicts, in its own goroutine, until it fits: from all shards in
+// turn. Entries with a lease and entries of a partition that is being moved, or has Versions, stay.
 package storage

@@ -3,7 +3,8 @@ package storage
 // Expire frees at most budget entries whose deadline has come by now, and returns how many. Where
 // tombstones are kept it leaves one, of the entry's generation: who was sent an older value must lose it.
 //
-// It goes on with the shard after the one where the last call ended.
+// It goes on with the shard after the one where the last call ended. Partitions with Versions are left alone, and
+// whatever else is in a shard with them: a store has all of its partitions so, or none.
 func (s *Store) Expire(now int64, budget int) (expired int) {
 	for range s.shards {
 		sh := &s.shards[int(s.expireAt.Add(1))%len(s.shards)]
@@ -26,11 +27,11 @@ func (s *Store) expireSome(sh *shard, now int64, budget int) (expired int) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	for expired < budget {
-		rec, ok := sh.ttl.Min()
-		if !ok || s.mem.deadline(rec) > now {
+		rec := sh.ttl.first()
+		if rec == none || s.mem.deadline(rec) > now || s.partitions[s.mem.partition(rec)].replicated {
 			break
 		}
-		s.deleteLocked(sh, rec, s.mem.generation(rec))
+		s.deleteLocked(sh, rec, pending{s.mem.generation(rec), sh.index.hashOf(rec)})
 		expired++
 	}
 	return expired

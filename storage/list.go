@@ -1,9 +1,6 @@
 package storage
 
-import (
-	"bytes"
-	"slices"
-)
+import "bytes"
 
 const (
 	listStepRecords = 64 // keys that are copied under one hold of the order's lock
@@ -35,35 +32,71 @@ type Entry struct {
 // or because of yield, and that there is another entry. An entry that is there all the time is listed; one that is
 // written or deleted meanwhile may be. No lock is held while Include and yield run.
 func (s *Store) List(l Listing, yield func(Entry) bool) (more bool) {
+	merge := newMerge(s, &l)
+	count, listedBytes, stopped := 0, 0, false
+	for {
+		key, p, ok := merge.next()
+		if !ok {
+			return false
+		}
+		if l.Include != nil && !l.Include(p) {
+			continue
+		}
+		info, ok := s.Stat(p, key, l.Now)
+		if !ok {
+			continue
+		}
+		listedBytes += len(key) + EntryBytes
+		full := l.Limit > 0 && count == l.Limit || l.BudgetBytes > 0 && count > 0 && listedBytes > l.BudgetBytes
+		if stopped || full {
+			return true
+		}
+		stopped = !yield(Entry{Key: key, Partition: p, Info: info})
+		count++
+	}
+}
+
+// A merge goes through all orders at once.
+type merge struct {
+	store   *Store
+	end     []byte
+	cursors []cursor // by order
+}
+
+func newMerge(s *Store, l *Listing) *merge {
 	c := cursor{key: l.Start}
 	if l.After != nil && bytes.Compare(l.After, l.Start) >= 0 {
 		c = cursor{key: l.After, partition: partitionMax}
 	}
-	count, listedBytes, stopped := 0, 0, false
-	for !c.done {
-		s.order.read(&c, l.End)
-		for _, f := range c.found {
-			if l.Include != nil && !l.Include(f.partition) {
-				continue
-			}
-			key := c.keys[f.start:f.end]
-			info, ok := s.Stat(f.partition, key, l.Now)
-			if !ok {
-				continue
-			}
-			listedBytes += len(key) + EntryBytes
-			full := l.Limit > 0 && count == l.Limit || l.BudgetBytes > 0 && count > 0 && listedBytes > l.BudgetBytes
-			if stopped || full {
-				return true
-			}
-			stopped = !yield(Entry{Key: key, Partition: f.partition, Info: info})
-			count++
-		}
+	m := &merge{store: s, end: l.End, cursors: make([]cursor, len(s.orders))}
+	for i := range m.cursors {
+		m.cursors[i] = c
 	}
-	return false
+	return m
 }
 
-// A cursor is a place in the order, and the keys that were found just before it.
+// next returns the next key and its partition. The key is valid until the call after the next.
+func (m *merge) next() (key []byte, p uint16, ok bool) {
+	best := -1
+	for i := range m.cursors {
+		c := &m.cursors[i]
+		if len(c.found) == 0 && !c.done {
+			m.store.orders[i].read(c, m.end)
+		}
+		if len(c.found) > 0 && (best < 0 || c.before(&m.cursors[best])) {
+			best = i
+		}
+	}
+	if best < 0 {
+		return nil, 0, false
+	}
+	c := &m.cursors[best]
+	key, p = c.next(), c.found[0].partition
+	c.found = c.found[1:]
+	return key, p, true
+}
+
+// A cursor is a place in an order, and the keys that were found just before it and not listed yet.
 type cursor struct {
 	key       []byte
 	partition int
@@ -78,14 +111,21 @@ type found struct {
 	partition  uint16
 }
 
+func (c *cursor) next() []byte { return c.keys[c.found[0].start:c.found[0].end] }
+
+func (c *cursor) before(o *cursor) bool {
+	d := bytes.Compare(c.next(), o.next())
+	return d < 0 || d == 0 && c.found[0].partition < o.found[0].partition
+}
+
 // read finds the next keys from c on and below end, and moves c behind them.
 func (o *order) read(c *cursor, end []byte) {
 	from := c.key
-	c.keys, c.found, c.done = make([]byte, 0, cap(c.keys)), slices.Grow(c.found[:0], listStepRecords), true
+	c.keys, c.found, c.done = make([]byte, 0, cap(c.keys)), make([]found, 0, listStepRecords), true
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.wanted, o.wantedPartition = from, c.partition
-	o.tree.Ascend(probe, func(rec handle) bool {
+	o.tree.ascend(probe, func(rec handle) bool {
 		key := o.mem.key(rec)
 		if end != nil && bytes.Compare(key, end) >= 0 {
 			return false
@@ -96,7 +136,7 @@ func (o *order) read(c *cursor, end []byte) {
 		}
 		start := len(c.keys)
 		c.keys = append(c.keys, key...)
-		c.found = append(c.found, found{start, len(c.keys), uint16(o.partition(rec))})
+		c.found = append(c.found, found{start, len(c.keys), o.mem.partition(rec)})
 		return true
 	})
 	o.wanted = nil

@@ -5,34 +5,33 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"runtime"
 	"testing"
 
 	"github.com/dramnode/dramnode"
 )
 
 func TestClasses(t *testing.T) {
-	m, err := newMemory(make([]byte, 1<<20), 32<<10)
-	if err != nil {
-		t.Fatal(err)
-	}
-	longest := m.classes[len(m.classes)-1].payloadBytes
-	if longest != classPagesMax*32<<10 {
-		t.Errorf("longest class has %d bytes", longest)
-	}
-	for n := 1; n <= longest; n++ {
-		c := m.classes[classOf(n)]
-		if c.payloadBytes < n || classOf(n) > 0 && m.classes[classOf(n)-1].payloadBytes >= n {
-			t.Fatalf("%d bytes are class %d of %d bytes", n, classOf(n), c.payloadBytes)
+	for unit := range 3 {
+		m := &memory{refShift: refShiftMin + unit, pageBytes: defaultPageBytes, pageShift: 13}
+		m.makeClasses()
+		longest := m.classes[len(m.classes)-1].slotBytes
+		if longest != slotPagesMax*m.pageBytes {
+			t.Errorf("longest class has %d bytes", longest)
 		}
-		if n > 64 && c.payloadBytes*4 > n*5 {
-			t.Fatalf("%d bytes get %d", n, c.payloadBytes)
+		for n := 1; n <= longest; n++ {
+			slot := m.classes[m.class(n)].slotBytes
+			if slot < n || slot%(8<<unit) != 0 || m.class(n) > 0 && m.classes[m.class(n)-1].slotBytes >= n {
+				t.Fatalf("%d bytes are in class %d of %d bytes", n, m.class(n), slot)
+			}
+			if n >= slotMin && slot-n >= max(8<<unit, n/8) {
+				t.Fatalf("%d bytes get %d", n, slot)
+			}
 		}
-	}
-	for _, c := range m.classes {
-		span := c.pages * 32 << 10
-		if c.slots < 1 || c.slots*c.slotBytes > span || span-c.slots*c.slotBytes > span/8 {
-			t.Errorf("class %+v wastes %d of %d bytes", c, span-c.slots*c.slotBytes, span)
+		for _, c := range m.classes {
+			span := c.pages * m.pageBytes
+			if c.slots < 1 || c.slots*c.slotBytes > span || span-c.slots*c.slotBytes > span/16 {
+				t.Errorf("class %+v wastes %d of %d bytes", c, span-c.slots*c.slotBytes, span)
+			}
 		}
 	}
 }
@@ -89,7 +88,7 @@ func TestNoMemoryChangesNothing(t *testing.T) {
 	n := fill(t, s, rand.New(rand.NewPCG(1, 2)), 100)
 	var held []Reservation // use up the free slots that are left
 	for bytes := 2048; bytes > 0; {
-		r, err := s.Reserve(bytes)
+		r, err := s.ReserveScratch(bytes)
 		if err != nil {
 			bytes /= 2
 			continue
@@ -133,7 +132,7 @@ func TestLargeValues(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := range uint16(3) {
-		r, err := s.Reserve(large)
+		r, err := s.Reserve([]byte("large"), large)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -142,10 +141,10 @@ func TestLargeValues(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := s.Reserve(large); !errors.Is(err, dramnode.ErrNoMemory) {
+	if _, err := s.Reserve([]byte("large"), large); !errors.Is(err, dramnode.ErrNoMemory) {
 		t.Errorf("a fourth large value: %v", err)
 	}
-	if _, err := s.Reserve(large + 1); !errors.Is(err, dramnode.ErrTooLarge) {
+	if _, err := s.Reserve([]byte("large"), large+1); !errors.Is(err, dramnode.ErrTooLarge) {
 		t.Errorf("a value over the limit: %v", err)
 	}
 	v, ok := s.Get(1, []byte("large"), 0)
@@ -163,67 +162,49 @@ func TestLargeValues(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Commit(1, []byte("large"), scratch, Write{}); !errors.Is(err, dramnode.ErrTooLarge) {
-		t.Errorf("commit of scratch over the limit: %v", err)
+	if _, err := s.Commit(1, []byte("large"), scratch, Write{}); !errors.Is(err, dramnode.ErrInvalid) {
+		t.Errorf("commit of scratch: %v", err)
 	}
 	s.Abort(scratch)
 	check(t, s)
 }
 
-// TestHeapEstimates holds the Go heap of the trees against what the arena is charged for them.
-func TestHeapEstimates(t *testing.T) {
-	const entries = 60_000
-	for _, name := range []string{"ascending", "random"} {
-		s, err := New(Config{Arena: make([]byte, 64<<20), Partitions: 4})
+// TestOverhead holds the package comment to its word about what an entry costs beside its key and value.
+func TestOverhead(t *testing.T) {
+	const entries, keyBytes, valueBytes = 100_000, 16, 64
+	for _, tt := range []struct {
+		name        string
+		order       string
+		eviction    Eviction
+		deadline    int64
+		least, most float64
+	}{
+		{"ascending keys", "%016d", EvictNone, 0, recordHeader + 7, recordHeader + 9},
+		{"random keys", "", EvictNone, 0, recordHeader + 8, recordHeader + 12},
+		{"deadlines", "", EvictNone, 1, recordHeader + 14, recordHeader + 22},
+		{"eviction", "", EvictS3FIFO, 0, recordHeader + linkBytes + 8, recordHeader + linkBytes + 4 + 14},
+	} {
+		s, err := New(Config{Arena: make([]byte, 32<<20), Partitions: 4, Eviction: tt.eviction})
 		if err != nil {
 			t.Fatal(err)
 		}
-		rnd, key := rand.New(rand.NewPCG(3, 4)), make([]byte, 0, 32)
-		before, charged := heapBytes(), s.Stats().HeapBytes
+		rnd, value := rand.New(rand.NewPCG(3, 4)), make([]byte, valueBytes)
+		before := s.Stats()
 		for i := range entries {
-			k := uint64(i)
-			if name == "random" {
-				k = rnd.Uint64()
+			key := fmt.Appendf(nil, tt.order, i)
+			if tt.order == "" {
+				key = fmt.Appendf(nil, "%016x", rnd.Uint64())
 			}
-			key = fmt.Appendf(key[:0], "%020d", k)
-			if _, err := s.Put(uint16(i%4), key, nil, Write{Deadline: int64(1 + rnd.IntN(1<<40))}); err != nil {
+			w := Write{Deadline: tt.deadline * int64(1+rnd.IntN(1<<40))}
+			if _, err := s.Put(uint16(i%4), key, value, w); err != nil {
 				t.Fatal(err)
 			}
 		}
-		got, want := heapBytes()-before, s.Stats().HeapBytes-charged
-		t.Logf("%s: %d bytes of heap per entry, charged %d", name, got/entries, want/entries)
-		if got > want {
-			t.Errorf("%s: %d entries use %d bytes of heap, charged are %d", name, entries, got, want)
-		}
-		runtime.KeepAlive(s)
-	}
-}
-
-func heapBytes() int64 {
-	runtime.GC()
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	return int64(m.HeapAlloc)
-}
-
-// TestOverhead holds the package comment to its word about what an entry costs.
-func TestOverhead(t *testing.T) {
-	const entries, keyBytes, valueBytes = 20_000, 24, 128 // both block sizes are classes: nothing is rounded
-	s, err := New(Config{Arena: make([]byte, 16<<20), Partitions: 1})
-	if err != nil {
-		t.Fatal(err)
-	}
-	before := s.Stats()
-	for i := range entries {
-		if _, err := s.Put(0, fmt.Appendf(nil, "%024d", i), make([]byte, valueBytes), Write{}); err != nil {
-			t.Fatal(err)
+		after := s.Stats()
+		perEntry := float64(after.UsedBytes-before.UsedBytes)/entries - keyBytes - valueBytes
+		t.Logf("%s: an entry costs %.1f bytes beside key and value", tt.name, perEntry)
+		if perEntry < tt.least || perEntry > tt.most {
+			t.Errorf("%s: an entry costs %.1f bytes beside key and value, want %.0f to %.0f", tt.name, perEntry, tt.least, tt.most)
 		}
 	}
-	after := s.Stats()
-	perEntry := float64(after.UsedBytes-before.UsedBytes)/entries - keyBytes - valueBytes
-	fixed := float64(recKey + 2*cellBytes + treeEntryBytes)
-	if perEntry < fixed+8 || perEntry > fixed+16+6 { // 6: ends of slabs
-		t.Errorf("an entry costs %.1f bytes beside key and value, want %.0f to %.0f", perEntry, fixed+8, fixed+22)
-	}
-	t.Logf("an entry costs %.1f bytes beside key and value", perEntry)
 }

@@ -192,7 +192,7 @@ func (m *model) release(t *rapid.T) {
 }
 
 func (m *model) reserve(t *rapid.T) {
-	if r, err := m.store.Reserve(rapid.IntRange(0, 60000).Draw(t, "bytes")); err == nil {
+	if r, err := m.store.ReserveScratch(rapid.IntRange(0, 60000).Draw(t, "bytes")); err == nil {
 		m.reserved = append(m.reserved, r)
 	} else if !errors.Is(err, dramnode.ErrNoMemory) {
 		t.Fatal(err)
@@ -230,7 +230,7 @@ func (m *model) expire(t *rapid.T) {
 	for k := range m.entries { // which ones is not said: forget those that are gone
 		if _, ok := m.get(k); !ok {
 			id := m.store.identify(k.partition, []byte(k.key))
-			if rec := m.store.shard(k.partition).index.find(&id); rec == none || m.store.mem.deleted(rec) {
+			if rec := m.store.shard(k.partition).index.find(&id); rec == none || !m.store.mem.live(rec) {
 				delete(m.entries, k)
 			}
 		}
@@ -261,6 +261,7 @@ func (m *model) startMove(t *rapid.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	st.max = rapid.SampledFrom([]int{1, 3, windowMax}).Draw(t, "window")
 	to, err := New(Config{Arena: make([]byte, 4<<20), Partitions: configPartitions})
 	if err != nil {
 		t.Fatal(err)

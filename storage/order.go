@@ -2,37 +2,26 @@ package storage
 
 import (
 	"bytes"
-	"cmp"
 	"sync"
-
-	"github.com/tidwall/btree"
-)
-
-// Go heap bytes that an entry of a tree, and a page, count for against the arena. A tree node holds 31 to
-// 63 handles of 8 bytes, some of them in slack that a split left; TestHeapEstimates measures it.
-const (
-	treeEntryBytes = 24
-	pageEntryBytes = 32
 )
 
 // probe stands for a key that need not have a record.
 const probe = ^handle(0)
 
-// An order keeps the records that have a value, expired or not, of all partitions by key. Its lock is taken
-// inside a shard's lock and is held for one insert or removal, or for a chunk of a listing.
+// An order keeps the records of one lane's shards that have a value, expired or not, by key. Its lock is taken
+// inside a shard's lock and is held for one insert or removal, or for a chunk of a listing. A listing merges the orders.
 type order struct {
 	mem *memory
 
 	mu              sync.Mutex
-	tree            *btree.BTreeG[handle]
+	tree            tree
 	wanted          []byte // the key that probe stands for
 	wantedPartition int    // and its partition
 }
 
-func newOrder(mem *memory) *order {
-	o := &order{mem: mem}
-	o.tree = btree.NewBTreeGOptions(o.less, btree.Options{NoLocks: true})
-	return o
+func (o *order) init(mem *memory, lane int) {
+	o.mem = mem
+	o.tree = tree{mem: mem, lane: lane, less: o.less}
 }
 
 // less reads only what never changes while a record is in the tree.
@@ -52,25 +41,28 @@ func (o *order) partition(rec handle) int {
 	if rec == probe {
 		return o.wantedPartition
 	}
-	return int(o.mem.u16(rec, recPartition))
+	return int(o.mem.partition(rec))
 }
 
-func (o *order) insert(rec handle) {
+// put adds rec, or puts it in the place of the same key's record, which needs no memory.
+func (o *order) put(rec handle) error {
 	o.mu.Lock()
-	o.tree.Set(rec)
-	o.mu.Unlock()
+	defer o.mu.Unlock()
+	return o.tree.put(rec)
 }
 
 func (o *order) remove(rec handle) {
 	o.mu.Lock()
-	o.tree.Delete(rec)
-	o.mu.Unlock()
+	defer o.mu.Unlock()
+	o.tree.delete(rec)
 }
 
-// newTTL returns the order of a shard's records that have a deadline, by deadline. The shard's lock guards it.
-func newTTL(mem *memory) *btree.BTreeG[handle] {
-	return btree.NewBTreeGOptions(func(a, b handle) bool {
-		c := cmp.Compare(mem.deadline(a), mem.deadline(b))
-		return c < 0 || c == 0 && a < b
-	}, btree.Options{NoLocks: true})
+// earlier orders the records of a shard that have a deadline. Those of one key with one deadline are equal, so that the
+// one takes the other's place without memory.
+func (m *memory) earlier(a, b handle) bool {
+	if x, y := m.deadline(a), m.deadline(b); x != y {
+		return x < y
+	}
+	c := bytes.Compare(m.key(a), m.key(b))
+	return c < 0 || c == 0 && m.partition(a) < m.partition(b)
 }

@@ -1,7 +1,6 @@
 package storage
 
 import (
-	"encoding/binary"
 	"fmt"
 
 	"github.com/dramnode/dramnode"
@@ -21,11 +20,12 @@ type Value struct {
 	Info
 	Bytes []byte
 	Lease Lease
+	Place uint64 // of the record in the arena
 }
 
 // A Lease keeps the bytes of a value in place, whatever happens to its entry. 0 is no lease.
 //
-// It is the place of the block, bit 0 set when its cell lies in the side table, and the shard from bit 48 on.
+// It is the place of the record, and the shard from bit 48 on.
 type Lease uint64
 
 // Get returns the value of key with a lease on it. ok is false when there is none, or it expired by now.
@@ -46,8 +46,9 @@ func (s *Store) GetInto(dst []byte, p uint16, key []byte, now int64) (v Value, o
 	if !s.mem.alive(rec, now) {
 		return Value{}, false
 	}
-	v.Info = s.mem.info(rec)
-	stored := s.mem.payload(s.mem.link(rec, recValue), v.ValueBytes)
+	v.Info, v.Place = s.mem.info(rec), uint64(rec)
+	sh.queues.hit(rec)
+	stored := s.mem.value(rec)
 	if len(stored) <= len(dst) {
 		v.Bytes = dst[:copy(dst, stored)]
 		return v, true
@@ -72,27 +73,19 @@ func (s *Store) Stat(p uint16, key []byte, now int64) (info Info, ok bool) {
 }
 
 func (s *Store) leaseLocked(sh *shard, rec handle) Lease {
-	value := s.mem.link(rec, recValue)
-	if value == none {
+	state, valueBytes := s.mem.state(rec), s.mem.valueBytes(rec)
+	if valueBytes == 0 {
 		return 0
 	}
-	l := Lease(value) | Lease(sh.number)<<48
-	if s.mem.u32(rec, recValueBytes) > smallMax {
-		l |= 1
+	if state&stateLeases == 0 {
+		sh.leasedBytes += int64(valueBytes)
 	}
-	cell := s.leaseCell(l)
-	count := binary.LittleEndian.Uint32(cell)
-	if count < cellLease {
-		sh.leasedBytes += int64(binary.LittleEndian.Uint32(cell[4:]))
-	}
-	binary.LittleEndian.PutUint32(cell, count+cellLease)
+	s.mem.setState(rec, state+stateLease)
 	sh.leases++
-	return l
+	return Lease(rec) | Lease(sh.number)<<48
 }
 
-func (l Lease) block() handle { return handle(l & (arenaMax - 1) &^ 1) }
-
-func (s *Store) leaseCell(l Lease) []byte { return s.mem.cell(l.block(), l&1 != 0) }
+func (l Lease) record() handle { return handle(l & (1<<48 - 1)) }
 
 // Release ends a lease. Each lease is released exactly once; Release(0) does nothing. A second release would
 // free memory that somebody reads, so where it is noticed it ends the process.
@@ -100,36 +93,30 @@ func (s *Store) Release(l Lease) {
 	if l == 0 {
 		return
 	}
-	sh := &s.shards[l>>48]
+	sh, rec := &s.shards[l>>48], l.record()
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	cell := s.leaseCell(l)
-	count := binary.LittleEndian.Uint32(cell)
-	if count < cellLease || count&cellFree != 0 {
-		panic(fmt.Sprintf("storage: lease %#x is released twice: its cell is %#x", uint64(l), count))
+	state := s.mem.state(rec)
+	if state&stateLeases == 0 {
+		panic(fmt.Sprintf("storage: lease %#x is released twice: its record's state is %#x", uint64(l), state))
 	}
-	count -= cellLease
-	binary.LittleEndian.PutUint32(cell, count)
+	state -= stateLease
+	s.mem.setState(rec, state)
 	sh.leases--
-	if count < cellLease {
-		sh.leasedBytes -= int64(binary.LittleEndian.Uint32(cell[4:]))
+	if state&stateLeases != 0 {
+		return
 	}
-	if count == 0 {
-		s.mem.free(l.block())
+	sh.leasedBytes -= int64(s.mem.valueBytes(rec))
+	if state&stateHeld == 0 {
+		s.mem.freeRecord(rec)
 	}
 }
 
-// dropValueLocked gives up a record's hold on its value; the last lease, if there is one, frees it.
-func (s *Store) dropValueLocked(rec handle) {
-	value := s.mem.link(rec, recValue)
-	if value == none {
-		return
+// dropLocked gives up the store's hold on a record that is not live; the last lease, if there is one, frees it.
+func (s *Store) dropLocked(rec handle) {
+	state := s.mem.state(rec) &^ stateHeld
+	s.mem.setState(rec, state)
+	if state&stateLeases == 0 {
+		s.mem.freeRecord(rec)
 	}
-	cell := s.mem.cell(value, s.mem.u32(rec, recValueBytes) > smallMax)
-	count := binary.LittleEndian.Uint32(cell) - cellOwned
-	binary.LittleEndian.PutUint32(cell, count)
-	if count == 0 {
-		s.mem.free(value)
-	}
-	s.mem.setLink(rec, recValue, none)
 }

@@ -1,7 +1,6 @@
 package storage
 
 import (
-	"encoding/binary"
 	"fmt"
 	"math"
 
@@ -13,53 +12,66 @@ import (
 // with Commit the bytes become the value, and must not be written any more. The zero
 // Reservation is an empty value.
 type Reservation struct {
-	Bytes    []byte
-	block    handle
-	reserved int
+	Bytes  []byte
+	record handle
 }
 
-// Reserve returns memory for a value. It is not zeroed.
-func (s *Store) Reserve(valueBytes int) (Reservation, error) {
+// Reserve returns memory for the value of a key. It is not zeroed.
+func (s *Store) Reserve(key []byte, valueBytes int) (Reservation, error) {
+	if err := dramnode.CheckKey(key); err != nil {
+		return Reservation{}, err
+	}
 	if err := s.checkValue(valueBytes); err != nil {
 		return Reservation{}, err
 	}
-	return s.ReserveScratch(valueBytes)
+	return s.reserve(len(key), valueBytes)
 }
 
-// ReserveScratch is Reserve for bytes that are no value, such as a batch of entries: MaxValueBytes does not hold.
+// ReserveScratch returns memory for bytes that are no value, such as a batch of entries: MaxValueBytes does not hold.
 func (s *Store) ReserveScratch(scratchBytes int) (Reservation, error) {
-	if scratchBytes == 0 {
-		return Reservation{}, nil
-	}
 	if scratchBytes < 0 || scratchBytes > math.MaxUint32 {
 		return Reservation{}, fmt.Errorf("storage: %w: a reservation of %d bytes", dramnode.ErrInvalid, scratchBytes)
 	}
-	block, err := s.mem.alloc(scratchBytes)
-	if err != nil {
-		return Reservation{}, fmt.Errorf("storage: %w", err)
+	return s.reserve(0, scratchBytes)
+}
+
+// reserve takes memory of no shard in particular: they have their turns.
+func (s *Store) reserve(keyBytes, valueBytes int) (Reservation, error) {
+	if valueBytes == 0 {
+		return Reservation{}, nil
 	}
-	s.mem.countReservation(scratchBytes)
-	return Reservation{Bytes: s.mem.payload(block, scratchBytes), block: block, reserved: scratchBytes}, nil
+	sh := &s.shards[int(s.turn.Add(1)%uint32(len(s.shards)))]
+	bytes := s.mem.sizeOf(keyBytes, valueBytes)
+	for tries := 0; ; tries++ {
+		rec, err := s.mem.newRecord(sh.lane, keyBytes, valueBytes)
+		if err == nil {
+			s.mem.countReservation(valueBytes)
+			return Reservation{Bytes: s.mem.value(rec), record: rec}, nil
+		}
+		if !s.again(tries, err, bytes) {
+			return Reservation{}, fmt.Errorf("storage: %w", err)
+		}
+	}
 }
 
 // Abort frees a reservation that was not committed.
 func (s *Store) Abort(r Reservation) {
-	if r.block == none {
+	if r.record == none {
 		return
 	}
 	s.mem.countReservation(-s.reservedBytes(r))
-	s.mem.free(r.block)
+	s.mem.discard(r.record)
 }
 
 // reservedBytes is what was reserved, should the caller have cut r.Bytes.
 func (s *Store) reservedBytes(r Reservation) int {
-	if r.block == none {
+	if r.record == none {
 		return 0
 	}
-	if c := binary.LittleEndian.Uint32(s.mem.cell(r.block, r.reserved > smallMax)); c != cellOwned {
-		panic(fmt.Sprintf("storage: a reservation is used after it ended: its cell is %#x", c))
+	if state := s.mem.state(r.record); state&(stateVersion-1) != stateHeld {
+		panic(fmt.Sprintf("storage: a reservation is used after it ended: its record's state is %#x", state))
 	}
-	return r.reserved
+	return s.mem.valueBytes(r.record)
 }
 
 func (s *Store) checkValue(valueBytes int) error {
@@ -80,4 +92,16 @@ func (m *memory) countReservation(bytes int) {
 	} else {
 		m.reservations.Add(-1)
 	}
+}
+
+// Token stands for r where only an integer can travel; 0 is the zero Reservation.
+func (r Reservation) Token() uint64 { return uint64(r.record) }
+
+// Resume returns the open reservation with this Token, Bytes and all.
+func (s *Store) Resume(token uint64) Reservation {
+	rec := handle(token)
+	if rec == none {
+		return Reservation{}
+	}
+	return Reservation{Bytes: s.mem.value(rec), record: rec}
 }

@@ -6,11 +6,11 @@ import "github.com/dramnode/dramnode"
 // they may disagree by the writes of that moment.
 type Stats struct {
 	TotalBytes       int64 // the arena
-	UsedBytes        int64 // what new blocks cannot have: side table, held pages, and HeapBytes
+	UsedBytes        int64 // what new slabs and long values cannot have: held pages, and HeapBytes
 	FreeBytes        int64 // the rest
-	LongestFreeBytes int64 // longest value that fits without breaking up a slab
-	RequestedBytes   int64 // payload asked for by all blocks; the rest of UsedBytes is overhead
-	HeapBytes        int64 // Go heap that counts against the arena (an estimate)
+	LongestFreeBytes int64 // longest value that fits without breaking up a slab, whatever its key
+	RequestedBytes   int64 // asked for by all blocks; the rest of UsedBytes is rounding and free slots
+	HeapBytes        int64 // Go heap for the pages' descriptors, for which as much of the arena is never used
 
 	Entries    int // expired ones too, until Expire
 	Tombstones int
@@ -22,13 +22,16 @@ type Stats struct {
 	Reservations  int
 	ReservedBytes int64
 
+	Evictions    uint64 // entries that made room for others
+	EvictedBytes uint64 // of their keys and values
+
 	Classes []ClassStats // that hold memory
-	Runs    ClassStats   // blocks with pages of their own; PayloadBytes is 0
+	Runs    ClassStats   // blocks with pages of their own; SlotBytes is 0
 }
 
 // ClassStats describes the blocks of one size.
 type ClassStats struct {
-	PayloadBytes   int
+	SlotBytes      int
 	HeldBytes      int64
 	RequestedBytes int64
 	Blocks, Slots  int // Slots counts the free ones too
@@ -58,6 +61,8 @@ func (s *Store) Stats() Stats {
 		sh.mu.Lock()
 		st.Leases += sh.leases
 		st.LeasedBytes += sh.leasedBytes
+		st.Evictions += sh.queues.evictions
+		st.EvictedBytes += sh.queues.evictedBytes
 		sh.mu.Unlock()
 	}
 	return st
@@ -75,40 +80,47 @@ func (s *Store) PartitionStats(p uint16) (PartitionStats, error) {
 }
 
 func (m *memory) stats() Stats {
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	st := Stats{
-		TotalBytes:     int64(len(m.arena)),
-		FreeBytes:      max(0, int64(m.freePages)<<m.pageShift-m.heapBytes),
-		RequestedBytes: m.usedBytes,
-		HeapBytes:      m.heapBytes,
-		Reservations:   int(m.reservations.Load()),
-		ReservedBytes:  m.reservedBytes.Load(),
-		Runs: ClassStats{
-			HeldBytes:      int64(m.runPages) << m.pageShift,
-			RequestedBytes: m.runBytes,
-			Blocks:         m.runs,
-			Slots:          m.runs,
-		},
+		TotalBytes:    int64(len(m.arena)),
+		HeapBytes:     int64(m.pool.count) * pageEntryBytes,
+		Reservations:  int(m.reservations.Load()),
+		ReservedBytes: m.reservedBytes.Load(),
 	}
+	m.pool.mu.Lock()
+	st.FreeBytes = int64(m.pool.freePages) << m.pageShift
+	st.LongestFreeBytes = max(0, int64(m.pool.longestLocked())<<m.pageShift-int64(m.sizeOf(dramnode.MaxKeyBytes, 0)))
+	st.Runs = ClassStats{
+		HeldBytes:      int64(m.pool.runPages) << m.pageShift,
+		RequestedBytes: m.pool.runBytes,
+		Blocks:         m.pool.runs,
+		Slots:          m.pool.runs,
+	}
+	m.pool.mu.Unlock()
 	st.UsedBytes = st.TotalBytes - st.FreeBytes
-	allowed := max(0, m.freePages-m.chargedPages(m.heapBytes))
-	st.LongestFreeBytes = int64(min(m.longestRunLocked(), allowed)) << m.pageShift
-	for i := range m.classes {
-		c := &m.classes[i]
+	st.RequestedBytes = st.Runs.RequestedBytes
+	sums := make([]laneClass, len(m.classes))
+	for i := range m.lanes {
+		m.lanes[i].sum(sums)
+	}
+	for i, c := range sums {
+		shape := &m.classes[i]
 		if c.slabs > 0 {
-			held := int64(c.slabs*c.pages) << m.pageShift
-			st.Classes = append(st.Classes, ClassStats{c.payloadBytes, held, c.requestedBytes, c.used, c.slabs * c.slots})
+			held := int64(c.slabs*shape.pages) << m.pageShift
+			st.Classes = append(st.Classes, ClassStats{shape.slotBytes, held, c.bytes, c.used, c.slabs * shape.slots})
+			st.RequestedBytes += c.bytes
 		}
 	}
 	return st
 }
 
-func (m *memory) longestRunLocked() (pages int) {
-	for b := binsMax - 1; b >= 0 && pages == 0; b-- {
-		for n := m.bins[b]; n != 0; n = m.pages[n-1].next {
-			pages = max(pages, int(m.pages[n-1].pages))
-		}
+// sum adds the counts of each class.
+func (l *lane) sum(sums []laneClass) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i := range l.classes {
+		c := &l.classes[i]
+		sums[i].slabs += c.slabs
+		sums[i].used += c.used
+		sums[i].bytes += c.bytes
 	}
-	return pages
 }

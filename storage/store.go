@@ -5,21 +5,23 @@ import (
 	"fmt"
 	"hash/maphash"
 	"math"
+	"runtime"
 	"sync"
 	"sync/atomic"
 
 	"github.com/dramnode/dramnode"
-	"github.com/tidwall/btree"
 )
 
 const (
 	shardsMax    = 256
 	stepRecords  = 256 // records that are touched under one hold of a lock, at most
-	arenaMax     = 1 << 48
+	arenaMax     = 1 << 40
+	lanesMax     = 16
+	laneBytes    = 32 << 20 // of arena that a lane is worth
 	partitionMax = 1 << 16
 	epochMax     = 1<<31 - 1 // generations keep their top bit clear
 
-	defaultPageBytes      = 32 << 10
+	defaultPageBytes      = 8 << 10
 	defaultSmallPageBytes = 4 << 10
 	smallArenaBytes       = 16 << 20
 )
@@ -29,9 +31,13 @@ type Config struct {
 	Arena         []byte // all the memory there is; the store's from New on, contents ignored
 	Partitions    int    // 1 to 65536
 	MaxValueBytes int    // 0: dramnode.DefaultMaxValueBytes
+	Eviction      Eviction
+
+	// Words is Arena as words, for those who map it and read records without the lock; see recState. nil: nobody does.
+	Words []atomic.Uint64
 
 	// PageBytes is the unit that kinds of blocks share memory by, a power of two from 4 KiB to 1 MiB.
-	// 0: 32 KiB, in arenas below 16 MiB 4 KiB.
+	// 0: 8 KiB, in arenas below 16 MiB 4 KiB.
 	PageBytes int
 }
 
@@ -64,8 +70,14 @@ func (c Config) Validate() error {
 	if c.PageBytes < 4<<10 || c.PageBytes > 1<<20 || c.PageBytes&(c.PageBytes-1) != 0 {
 		fault("pages of %d bytes, want a power of two from 4 KiB to 1 MiB", c.PageBytes)
 	}
-	if len(c.Arena) < 8*c.PageBytes || len(c.Arena) >= arenaMax {
-		fault("an arena of %d bytes, want at least 8 pages of %d", len(c.Arena), c.PageBytes)
+	if len(c.Arena) < 8*c.PageBytes || len(c.Arena) > arenaMax {
+		fault("an arena of %d bytes, want at least 8 pages of %d and at most %d", len(c.Arena), c.PageBytes, arenaMax)
+	}
+	if c.Words != nil && len(c.Words) != len(c.Arena)/8 {
+		fault("%d words for an arena of %d bytes", len(c.Words), len(c.Arena))
+	}
+	if c.Eviction > EvictS3FIFO {
+		fault("eviction policy %d", c.Eviction)
 	}
 	return errors.Join(errs...)
 }
@@ -74,21 +86,27 @@ func (c Config) Validate() error {
 type Store struct {
 	config     Config
 	mem        *memory
-	order      *order
+	orders     []order // shard n's entries are in orders[n % len(orders)]
 	seed       maphash.Seed
 	shards     []shard
 	partitions []partition // p is guarded by the lock of shard p % len(shards)
 
 	expireAt atomic.Uint32 // the shard that Expire begins behind
+	evictAt  atomic.Uint32 // the shard that evicts before the next
+	turn     atomic.Uint32 // the shard whose lane the next reservation is in
 }
 
 // A shard is the partitions that share a lock. See "Locks" in the package comment.
 type shard struct {
 	number int
+	lane   int
+	order  *order
 
-	mu          sync.Mutex // guards everything below, the shard's partitions and records, and their values' cells
+	mu          sync.Mutex // guards everything below, the shard's partitions, and their records and leases
 	index       index
-	ttl         *btree.BTreeG[handle]
+	staged      index // of notes: see Versions
+	ttl         tree
+	queues      queues
 	leases      int
 	leasedBytes int64
 }
@@ -99,24 +117,38 @@ func New(c Config) (*Store, error) {
 		return nil, fmt.Errorf("storage: %w", err)
 	}
 	c = c.withDefaults()
-	mem, err := newMemory(c.Arena, c.PageBytes)
+	shards := min(c.Partitions, shardsMax)
+	lanes := max(1, min(runtime.GOMAXPROCS(0), lanesMax, shards, len(c.Arena)/laneBytes))
+	mem, err := newMemory(c, lanes)
 	if err != nil {
 		return nil, fmt.Errorf("storage: %w", err)
 	}
 	s := &Store{
 		config:     c,
 		mem:        mem,
-		order:      newOrder(mem),
+		orders:     make([]order, lanes),
 		seed:       maphash.MakeSeed(),
-		shards:     make([]shard, min(c.Partitions, shardsMax)),
+		shards:     make([]shard, shards),
 		partitions: make([]partition, c.Partitions),
 	}
+	for i := range s.orders {
+		s.orders[i].init(mem, i)
+	}
 	for i := range s.shards {
-		s.shards[i].number = i
-		s.shards[i].index.mem = mem
-		s.shards[i].ttl = newTTL(mem)
+		s.shards[i].init(s, i)
 	}
 	return s, nil
+}
+
+func (sh *shard) init(s *Store, number int) {
+	sh.number, sh.lane = number, number%len(s.orders)
+	sh.order = &s.orders[sh.lane]
+	sh.index = index{mem: s.mem, lane: sh.lane, seed: s.seed}
+	sh.staged = sh.index
+	sh.ttl = tree{mem: s.mem, lane: sh.lane, less: s.mem.earlier}
+	if s.config.Eviction == EvictS3FIFO {
+		sh.queues.init(s.mem, ghostsFor(len(s.config.Arena), len(s.shards)))
+	}
 }
 
 func (s *Store) shard(p uint16) *shard { return &s.shards[int(p)%len(s.shards)] }

@@ -256,8 +256,8 @@ func TestFreedIsPoisoned(t *testing.T) {
 
 func TestReservations(t *testing.T) {
 	s := open(t, 1<<20)
-	for _, n := range []int{0, 1, smallMax, smallMax + 1, 300000} {
-		r, err := s.Reserve(n)
+	for _, n := range []int{0, 1, inPlaceMax, inPlaceMax + 1, 300000} {
+		r, err := s.Reserve([]byte("k"), n)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -286,7 +286,7 @@ func TestReservations(t *testing.T) {
 // A failed commit leaves the reservation with its owner.
 func TestReservationAfterMismatch(t *testing.T) {
 	s := open(t, 1<<20)
-	r, err := s.Reserve(100)
+	r, err := s.Reserve([]byte("k"), 100)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -414,7 +414,7 @@ func TestBadArguments(t *testing.T) {
 		"receive":       s.StartReceive(8),
 		"apply":         second(s.Apply(0, Item{Key: []byte("k")})),
 		"apply top bit": second(s.Apply(0, Item{Key: []byte("k"), Generation: 1 << 63})),
-		"reserve":       second(s.Reserve(-1)),
+		"reserve":       second(s.Reserve([]byte("k"), -1)),
 		"config":        second(New(Config{})),
 	} {
 		if !errors.Is(err, dramnode.ErrInvalid) {

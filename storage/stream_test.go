@@ -220,10 +220,9 @@ func TestDropWhileWriting(t *testing.T) {
 	for i := range 3 {
 		mustPut(t, s, 0, fmt.Sprint("old", i), "v", Write{})
 	}
-	sh, pt := s.shard(0), &s.partitions[0]
-	last := pt.last
+	last := s.partitions[0].last
 	mustPut(t, s, 0, "new", "v", Write{})
-	if n := s.dropSome(sh, pt, last); n != 3 {
+	if n := s.dropUpTo(0, last); n != 3 {
 		t.Errorf("%d records are dropped, want 3", n)
 	}
 	if got := mustGet(t, s, 0, "new", 0); got != "v" {

@@ -1,6 +1,9 @@
 package storage
 
 import (
+	"errors"
+	"fmt"
+
 	"github.com/dramnode/dramnode"
 )
 
@@ -30,47 +33,76 @@ func (w *Write) check(current dramnode.Generation) error {
 type Result struct {
 	Generation dramnode.Generation // of the write
 	Previous   dramnode.Generation // before it; dramnode.Absent when the key had no value
+	Place      uint64              // of the record in the arena; 0 after a delete
 }
 
-// A version is what a write gives a record.
+// A version is what a write gives a record beside its value.
 type version struct {
 	generation dramnode.Generation
-	value      handle
-	valueBytes uint32
 	crc        uint32
 	deadline   int64
 }
 
-// Commit makes r the value of key. After an error r is still the caller's.
+// Commit makes r the value of key, which must be as long as the key that it was reserved for. After an error r is
+// still the caller's.
 func (s *Store) Commit(p uint16, key []byte, r Reservation, w Write) (Result, error) {
 	if err := s.checkWrite(p, key, w.Epoch); err != nil {
 		return Result{}, err
 	}
-	valueBytes := s.reservedBytes(r)
-	if err := s.checkValue(valueBytes); err != nil {
+	if err := s.checkReservation(key, r); err != nil {
 		return Result{}, err
 	}
-	id, sh, pt := s.identify(p, key), s.shard(p), &s.partitions[p]
+	if r.record == none {
+		return s.put(p, key, nil, w)
+	}
+	id, sh := s.identify(p, key), s.shard(p)
+	for tries := 0; ; tries++ {
+		res, err := s.commit(sh, &id, r, w)
+		if !s.again(tries, err, nodeBytes) {
+			return res, err
+		}
+	}
+}
+
+func (s *Store) checkReservation(key []byte, r Reservation) error {
+	if r.record == none {
+		return nil
+	}
+	if reserved := s.mem.keyBytes(r.record); reserved != len(key) {
+		return fmt.Errorf("storage: %w: a key of %d bytes with memory reserved for one of %d", dramnode.ErrInvalid, len(key), reserved)
+	}
+	return s.checkValue(s.reservedBytes(r))
+}
+
+func (s *Store) commit(sh *shard, id *identity, r Reservation, w Write) (Result, error) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	rec := sh.index.find(&id)
+	rec := sh.index.find(id)
 	current := s.currentLocked(rec, w.Now)
 	if err := w.check(current); err != nil {
 		return Result{}, err
 	}
-	v := version{pt.next(w.Epoch), r.block, uint32(valueBytes), w.CRC, w.Deadline}
-	if err := s.storeLocked(sh, &id, rec, v); err != nil {
+	v := version{s.partitions[id.partition].next(w.Epoch), w.CRC, w.Deadline}
+	s.mem.setKey(r.record, id)
+	if err := s.publishLocked(sh, id, rec, r.record, v); err != nil {
 		return Result{}, err
 	}
-	if r.block != none {
-		s.mem.countReservation(-valueBytes)
-	}
-	return Result{v.generation, current}, nil
+	s.mem.countReservation(-s.mem.valueBytes(r.record))
+	return Result{v.generation, current, uint64(r.record)}, nil
 }
 
 // Put copies value and makes it the value of key.
 func (s *Store) Put(p uint16, key, value []byte, w Write) (Result, error) {
-	r, err := s.Reserve(len(value))
+	if err := s.checkWrite(p, key, w.Epoch); err != nil {
+		return Result{}, err
+	}
+	if err := s.checkValue(len(value)); err != nil {
+		return Result{}, err
+	}
+	if len(value) <= inPlaceMax {
+		return s.put(p, key, value, w)
+	}
+	r, err := s.Reserve(key, len(value)) // so that it is copied without the lock
 	if err != nil {
 		return Result{}, err
 	}
@@ -82,16 +114,107 @@ func (s *Store) Put(p uint16, key, value []byte, w Write) (Result, error) {
 	return res, err
 }
 
+func (s *Store) put(p uint16, key, value []byte, w Write) (Result, error) {
+	id, sh := s.identify(p, key), s.shard(p)
+	for tries := 0; ; tries++ {
+		res, err := s.putShort(sh, &id, value, w)
+		if !s.again(tries, err, s.mem.sizeOf(len(key), len(value))) {
+			return res, err
+		}
+	}
+}
+
+func (s *Store) putShort(sh *shard, id *identity, value []byte, w Write) (Result, error) {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	rec := sh.index.find(id)
+	current := s.currentLocked(rec, w.Now)
+	if err := w.check(current); err != nil {
+		return Result{}, err
+	}
+	v := version{s.partitions[id.partition].next(w.Epoch), w.CRC, w.Deadline}
+	rec, err := s.storeLocked(sh, id, rec, value, v)
+	if err != nil {
+		return Result{}, err
+	}
+	return Result{v.generation, current, uint64(rec)}, nil
+}
+
+// storeLocked gives key a version with a copy of value: in place where nobody holds a lease and the length is the
+// same, else in a new record. It returns the record.
+func (s *Store) storeLocked(sh *shard, id *identity, rec handle, value []byte, v version) (handle, error) {
+	if rec != none && s.mem.live(rec) && !s.mem.leased(rec) && s.mem.valueBytes(rec) == len(value) {
+		return rec, s.changeLocked(sh, id, rec, value, v)
+	}
+	fresh, err := s.mem.newRecord(sh.lane, len(id.key), len(value))
+	if err != nil {
+		return none, err
+	}
+	s.mem.setKey(fresh, id)
+	copy(s.mem.value(fresh), value)
+	if err := s.publishLocked(sh, id, rec, fresh, v); err != nil {
+		s.mem.discard(fresh)
+		return none, err
+	}
+	return fresh, nil
+}
+
+// changeLocked gives the live record rec another version where it is; value is as long as the old one, or nil to keep that.
+func (s *Store) changeLocked(sh *shard, id *identity, rec handle, value []byte, v version) error {
+	s.mem.kill(rec)
+	err := s.setDeadlineLocked(sh, rec, v.deadline)
+	if err == nil {
+		copy(s.mem.value(rec), value)
+		s.mem.setU32(rec, recCRC, v.crc)
+		s.mem.setU64(rec, recGeneration, uint64(v.generation))
+		s.partitions[id.partition].wrote(pending{v.generation, id.hash})
+		sh.queues.hit(rec)
+	}
+	s.mem.revive(rec)
+	return err
+}
+
+// setDeadlineLocked changes the deadline of a record that is an entry.
+func (s *Store) setDeadlineLocked(sh *shard, rec handle, deadline int64) error {
+	old := s.mem.deadline(rec)
+	set := func(d int64) { s.mem.setU64(rec, recDeadline, uint64(d)) }
+	switch {
+	case old == deadline:
+		return nil
+	case old == 0:
+		set(deadline)
+		err := sh.ttl.put(rec)
+		if err != nil {
+			set(0)
+		}
+		return err
+	case deadline == 0:
+		sh.ttl.delete(rec)
+		set(0)
+		return nil
+	}
+	return sh.ttl.move(rec, func() { set(deadline) }, func() { set(old) })
+}
+
 // Touch gives the entry of key a new generation and w's deadline. A key without value is dramnode.ErrNotFound,
 // whatever the condition.
 func (s *Store) Touch(p uint16, key []byte, w Write) (Result, error) {
 	if err := s.checkWrite(p, key, w.Epoch); err != nil {
 		return Result{}, err
 	}
-	id, sh, pt := s.identify(p, key), s.shard(p), &s.partitions[p]
+	id, sh := s.identify(p, key), s.shard(p)
+	for tries := 0; ; tries++ {
+		res, err := s.touch(sh, &id, w)
+		if !s.again(tries, err, nodeBytes) {
+			return res, err
+		}
+	}
+}
+
+func (s *Store) touch(sh *shard, id *identity, w Write) (Result, error) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	rec := sh.index.find(&id)
+	rec := sh.index.find(id)
 	current := s.currentLocked(rec, w.Now)
 	if current == dramnode.Absent {
 		return Result{}, dramnode.ErrNotFound
@@ -99,17 +222,11 @@ func (s *Store) Touch(p uint16, key []byte, w Write) (Result, error) {
 	if err := w.check(current); err != nil {
 		return Result{}, err
 	}
-	v := version{
-		generation: pt.next(w.Epoch),
-		value:      s.mem.link(rec, recValue),
-		valueBytes: s.mem.u32(rec, recValueBytes),
-		crc:        s.mem.u32(rec, recCRC),
-		deadline:   w.Deadline,
-	}
-	if err := s.storeLocked(sh, &id, rec, v); err != nil {
+	v := version{s.partitions[id.partition].next(w.Epoch), s.mem.u32(rec, recCRC), w.Deadline}
+	if err := s.changeLocked(sh, id, rec, nil, v); err != nil {
 		return Result{}, err
 	}
-	return Result{v.generation, current}, nil
+	return Result{v.generation, current, uint64(rec)}, nil
 }
 
 // Delete removes the entry of key. A key without value is no error, and changes nothing.
@@ -117,7 +234,7 @@ func (s *Store) Delete(p uint16, key []byte, w Write) (Result, error) {
 	if err := s.checkWrite(p, key, w.Epoch); err != nil {
 		return Result{}, err
 	}
-	id, sh, pt := s.identify(p, key), s.shard(p), &s.partitions[p]
+	id, sh := s.identify(p, key), s.shard(p)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	rec := sh.index.find(&id)
@@ -128,9 +245,9 @@ func (s *Store) Delete(p uint16, key []byte, w Write) (Result, error) {
 	if current == dramnode.Absent {
 		return Result{}, nil
 	}
-	g := pt.next(w.Epoch)
-	s.deleteLocked(sh, rec, g)
-	return Result{g, current}, nil
+	g := s.partitions[p].next(w.Epoch)
+	s.deleteLocked(sh, rec, pending{g, id.hash})
+	return Result{Generation: g, Previous: current}, nil
 }
 
 // currentLocked is the generation that conditions compare with.
@@ -141,142 +258,101 @@ func (s *Store) currentLocked(rec handle, now int64) dramnode.Generation {
 	return s.mem.generation(rec)
 }
 
-// storeLocked gives key the version v, whose value it takes over unless it fails; then nothing has changed.
-// rec is the key's record or none.
-func (s *Store) storeLocked(sh *shard, id *identity, rec handle, v version) error {
-	had := s.treeBytes(rec)
-	needs := int64(treeEntryBytes)
-	if v.deadline != 0 {
-		needs += treeEntryBytes
+// again reports whether a write that failed should be tried again because entries were evicted for it.
+func (s *Store) again(tries int, err error, bytes int) bool {
+	return errors.Is(err, dramnode.ErrNoMemory) && tries < evictTries && s.evict(bytes)
+}
+
+// publishLocked makes rec, whose key, partition and value are set, the record of its key, in the place of old, which may be none, an
+// entry or a tombstone. After an error nothing has changed.
+func (s *Store) publishLocked(sh *shard, id *identity, old, rec handle, v version) error {
+	m, pt := s.mem, &s.partitions[id.partition]
+	m.setU64(rec, recGeneration, uint64(v.generation))
+	m.setU64(rec, recDeadline, uint64(v.deadline))
+	m.setU32(rec, recCRC, v.crc)
+	if err := sh.index.prepare(); err != nil {
+		return err
 	}
-	if needs > had {
-		if err := s.mem.charge(needs - had); err != nil {
+	if v.deadline != 0 {
+		if err := sh.ttl.put(rec); err != nil {
 			return err
 		}
 	}
-	pt := &s.partitions[id.partition]
-	if rec == none {
-		var err error
-		if rec, err = s.newRecordLocked(sh, id); err != nil {
-			return s.uncharge(needs, err)
+	if err := sh.order.put(rec); err != nil {
+		if v.deadline != 0 {
+			sh.ttl.delete(rec)
 		}
-	} else {
-		pt.unplace(s.mem, rec)
+		return err
 	}
 	switch {
-	case had == 0 && s.mem.deleted(rec):
-		pt.unbury(s.mem, rec)
-	case had != 0:
-		s.forgetVersionLocked(sh, rec, v.value)
+	case old == none:
+		sh.index.insert(rec, id.hash)
+		sh.queues.enter(rec, id.hash)
+	case m.live(old):
+		m.kill(old)
+		if d := m.deadline(old); d != 0 && d != v.deadline { // else rec has taken its place
+			sh.ttl.delete(old)
+		}
+		pt.count(m, old, -1)
+		sh.index.replace(old, rec, id.hash)
+		sh.queues.replace(old, rec)
+	default:
+		pt.unbury(m, old)
+		sh.index.replace(old, rec, id.hash)
+		sh.queues.enter(rec, id.hash)
 	}
-	s.setVersionLocked(sh, rec, v)
-	if had == 0 {
-		s.order.insert(rec)
-	}
-	if needs < had {
-		return s.uncharge(had-needs, nil)
+	m.revive(rec)
+	pt.count(m, rec, 1)
+	pt.wrote(pending{v.generation, id.hash})
+	if old != none {
+		s.dropLocked(old)
 	}
 	return nil
 }
 
-// treeBytes is what rec counts for in the trees; tombstones are in none.
-func (s *Store) treeBytes(rec handle) int64 {
-	switch {
-	case rec == none || s.mem.deleted(rec):
-		return 0
-	case s.mem.deadline(rec) != 0:
-		return 2 * treeEntryBytes
-	}
-	return treeEntryBytes
-}
-
-// uncharge gives heap bytes back and returns err.
-func (s *Store) uncharge(bytes int64, err error) error {
-	if bytes > 0 {
-		_ = s.mem.charge(-bytes) // giving back does not fail
-	}
-	return err
-}
-
-// newRecordLocked returns a record that is in the index but in no list: with an empty value, and no deadline.
-func (s *Store) newRecordLocked(sh *shard, id *identity) (handle, error) {
-	rec, err := s.mem.alloc(recordBytes(id.key))
-	if err != nil {
-		return none, err
-	}
-	if err := sh.index.prepare(); err != nil {
-		s.mem.free(rec)
-		return none, err
-	}
-	clear(s.mem.payload(rec, recKey))
-	s.mem.setU64(rec, recHash, id.hash)
-	s.mem.setU16(rec, recKeyBytes, uint16(len(id.key)))
-	s.mem.setU16(rec, recPartition, id.partition)
-	copy(s.mem.payload(rec+recKey, len(id.key)), id.key)
-	sh.index.insert(rec)
-	return rec, nil
-}
-
-// forgetVersionLocked undoes setVersionLocked, save for the place in the list. A value that is kept stays.
-func (s *Store) forgetVersionLocked(sh *shard, rec, kept handle) {
-	pt := &s.partitions[s.mem.u16(rec, recPartition)]
-	if s.mem.deadline(rec) != 0 {
-		sh.ttl.Delete(rec)
-	}
-	pt.entries--
-	pt.keyBytes -= int64(s.mem.u16(rec, recKeyBytes))
-	pt.valueBytes -= int64(s.mem.u32(rec, recValueBytes))
-	if kept == none || kept != s.mem.link(rec, recValue) {
-		s.dropValueLocked(rec)
-	}
-}
-
-func (s *Store) setVersionLocked(sh *shard, rec handle, v version) {
-	pt := &s.partitions[s.mem.u16(rec, recPartition)]
-	s.mem.setLink(rec, recValue, v.value)
-	s.mem.setU32(rec, recValueBytes, v.valueBytes)
-	s.mem.setU32(rec, recCRC, v.crc)
-	s.mem.setU64(rec, recDeadline, uint64(v.deadline))
-	if v.deadline != 0 {
-		sh.ttl.Set(rec)
-	}
-	pt.place(s.mem, rec, v.generation)
-	pt.entries++
-	pt.keyBytes += int64(s.mem.u16(rec, recKeyBytes))
-	pt.valueBytes += int64(v.valueBytes)
-}
-
-// deleteLocked removes the value of rec as generation g, and leaves a tombstone where one is needed.
-func (s *Store) deleteLocked(sh *shard, rec handle, g dramnode.Generation) {
-	pt := &s.partitions[s.mem.u16(rec, recPartition)]
+// deleteLocked removes the value of rec as a version, and leaves a tombstone where one is needed.
+func (s *Store) deleteLocked(sh *shard, rec handle, v pending) {
+	m, pt := s.mem, &s.partitions[s.mem.partition(rec)]
 	if !pt.keepsTombstones() {
-		s.removeLocked(sh, rec)
-		pt.last = max(pt.last, g)
+		s.removeLocked(sh, rec, v.hash)
+		pt.last = max(pt.last, v.generation)
 		return
 	}
-	s.order.remove(rec)
-	charged := s.treeBytes(rec)
-	s.forgetVersionLocked(sh, rec, none)
-	_ = s.uncharge(charged, nil)
-	pt.bury(s.mem, rec)
-	if g != s.mem.generation(rec) { // an expired entry keeps its generation and its place
-		pt.unplace(s.mem, rec)
-		pt.place(s.mem, rec, g)
+	id := identity{m.partition(rec), v.hash, m.key(rec)}
+	expired := m.generation(rec) == v.generation
+	s.retireLocked(sh, rec)
+	if tomb, err := m.newRecord(sh.lane, len(id.key), 0); err == nil {
+		m.setKey(tomb, &id)
+		sh.index.replace(rec, tomb, v.hash)
+		s.dropLocked(rec)
+		rec = tomb
+	} // else the record stays as the tombstone, value and all
+	m.setU64(rec, recGeneration, uint64(v.generation))
+	m.setU64(rec, recDeadline, 0)
+	pt.bury(m, rec)
+	if !expired { // an expired entry keeps its generation, and its place in a stream
+		pt.wrote(v)
 	}
 }
 
-// removeLocked frees rec, be it an entry or a tombstone.
-func (s *Store) removeLocked(sh *shard, rec handle) {
-	pt := &s.partitions[s.mem.u16(rec, recPartition)]
-	charged := s.treeBytes(rec)
-	if charged == 0 {
-		pt.unbury(s.mem, rec)
-	} else {
-		s.order.remove(rec)
-		s.forgetVersionLocked(sh, rec, none)
-		_ = s.uncharge(charged, nil)
+// retireLocked takes an entry out of everything but the index.
+func (s *Store) retireLocked(sh *shard, rec handle) {
+	s.mem.kill(rec)
+	sh.order.remove(rec)
+	if s.mem.deadline(rec) != 0 {
+		sh.ttl.delete(rec)
 	}
-	pt.unplace(s.mem, rec)
-	sh.index.remove(rec)
-	s.mem.free(rec)
+	sh.queues.leave(rec)
+	s.partitions[s.mem.partition(rec)].count(s.mem, rec, -1)
+}
+
+// removeLocked removes rec, be it an entry or a tombstone.
+func (s *Store) removeLocked(sh *shard, rec handle, hash uint64) {
+	if s.mem.live(rec) {
+		s.retireLocked(sh, rec)
+	} else {
+		s.partitions[s.mem.partition(rec)].unbury(s.mem, rec)
+	}
+	sh.index.remove(rec, hash)
+	s.dropLocked(rec)
 }

@@ -86,7 +86,13 @@ type Call struct {
 	// deadline may complete a little later, since memory cannot be taken back from a network card.
 	Deadline time.Time
 
+	// Timeout, where Deadline is zero, makes the network set Deadline to so long after it took the call in:
+	// it reads its clock once for many calls. Zero means none.
+	Timeout time.Duration
+
 	Completer Completer
+
+	Sum Sum // of the reply's body, where PlaceReply named its memory
 
 	// Transport is scratch space of the network while it owns the call.
 	Transport struct {
@@ -111,6 +117,16 @@ func (b Body) Release() {
 	}
 }
 
+// A Sum is the CRC32C (Castagnoli) of a placed body, which the network computes for those who set Wanted
+// before the body comes: piece by piece as it arrives, while it is in the cache, and without keeping others
+// waiting for all of a long body at once. Who keeps a network's goroutine from its other peers for the
+// length of a sum over 16 MiB delays them by milliseconds.
+type Sum struct {
+	Wanted bool
+	Done   bool // CRC is that of the body; never so for a body that came inline
+	CRC    uint32
+}
+
 // A Releaser gets the memory of a body back: the network does not read it any more.
 type Releaser interface{ Release(token uint64) }
 
@@ -129,6 +145,16 @@ type Completer interface {
 	//   dramnode.ErrNotAuthorised   the peer failed the handshake; not sent
 	// wrapped with the link's address and cause. Memory named by PlaceReply is the completer's again.
 	Complete(c *Call, header, body []byte, err error)
+}
+
+// A Keeper is a Completer that takes a long reply body as it is, from a network that has it in this
+// process's memory already. Such a network calls KeepReply instead of PlaceReply.
+type Keeper interface {
+	Completer
+
+	// KeepReply takes body over: its bytes may be read, and not written, until body.Release. Complete
+	// follows with the same bytes.
+	KeepReply(c *Call, body Body)
 }
 
 // A Handler serves the requests of inbound peers.
@@ -150,6 +176,7 @@ type Request struct {
 	Body   []byte // inline, or the memory that Place named
 	Placed bool   // Body is the memory that Place named
 	Cookie uint64 // the handler's own, carried from Place to Serve
+	Sum    Sum    // of a placed body; Place sets Wanted
 	Err    error
 
 	// Received is when the network took r in, with a monotonic reading, for handlers that need a time and
@@ -234,7 +261,11 @@ type LinkInfo struct {
 	Opened    uint64        // how often it became open
 	RoundTrip time.Duration // of the last heartbeat
 	Pending   int           // calls without reply
+	Fallback  string        // why it does not go by shared memory though the peer is on this host; "" when it does, or when that is not wanted here
 }
+
+// FallbackSoon is the Fallback of a link whose connection by shared memory is being made.
+const FallbackSoon = "not connected yet"
 
 // Events tells of links. A nil Events is allowed.
 type Events interface {

@@ -17,7 +17,7 @@ func TestShimUnderSanitizers(t *testing.T) {
 	}
 	program := filepath.Join(t.TempDir(), "shim_test")
 	out, err := exec.Command(gcc, "-std=gnu11", "-g", "-O1", "-Wall", "-Wextra", "-Werror", "-fsanitize=address,undefined",
-		"-fno-sanitize-recover=undefined", "-o", program, "ctest/shim_test.c", "shim.c", "-ldl").CombinedOutput()
+		"-fno-sanitize-recover=undefined", "-o", program, "ctest/shim_test.c", "shim.c", "close.c", "-ldl").CombinedOutput()
 	if err != nil {
 		if strings.Contains(string(out), "cannot find") && strings.Contains(string(out), "asan") {
 			t.Skip("gcc has no sanitizers here")

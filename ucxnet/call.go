@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"time"
 
 	"github.com/dramnode/dramnode"
 	"github.com/dramnode/dramnode/transport"
@@ -20,7 +21,7 @@ type pending struct {
 	id         uint64
 	deadline   nanos     // 0: none
 	ep         *endpoint // that carries it
-	queued     *transfer // the body that waits to be sent; nil once UCX may have the request
+	queued     *outgoing // the body that waits to be sent; nil once UCX may have the request
 	receiving  bool      // UCX writes to the reply's memory: the call cannot end before that does
 	prev, next *pending  // in ep.calls
 }
@@ -132,12 +133,16 @@ func (p *poller) startCall(s *pending) {
 		p.endUnsent(s, err)
 		return
 	}
-	if !c.Deadline.IsZero() {
+	switch {
+	case !c.Deadline.IsZero():
 		s.deadline = nanos(c.Deadline.Sub(p.start))
 		if s.deadline <= p.now {
 			p.endUnsent(s, fmt.Errorf("%w: link to %s: %w", dramnode.ErrUnavailable, l.addr, context.DeadlineExceeded))
 			return
 		}
+	case c.Timeout > 0:
+		s.deadline = p.now + nanos(c.Timeout)
+		c.Deadline = p.start.Add(time.Duration(s.deadline))
 	}
 	p.calls.add(s)
 	s.ep = l.current
@@ -160,8 +165,8 @@ func (p *poller) admit(l *link, c *transport.Call) error {
 	if l.current == nil {
 		return l.unavailable
 	}
-	if l.pending >= p.n.limits.Calls || l.current.queued > p.n.limits.QueuedBytes || l.current.bulk.len() >= p.n.limits.QueuedBulk {
-		return fmt.Errorf("%w: link to %s: %d calls outstanding", dramnode.ErrBusy, l.addr, l.pending)
+	if l.pending >= p.n.limits.Calls || l.current.queued > p.n.limits.QueuedBytes || l.current.bulk.len() >= p.n.limits.QueuedBulk || p.crowded(l.current) {
+		return fmt.Errorf("%w: link to %s: %d calls outstanding, %d bytes to be sent", dramnode.ErrBusy, l.addr, l.pending, l.current.queued)
 	}
 	return nil
 }
@@ -243,4 +248,4 @@ func (p *poller) expireCalls() {
 	}
 }
 
-var errStuck = errors.New("a reply's body did not arrive in time")
+var errStuck = errors.New("a body did not travel in time")

@@ -2,14 +2,15 @@
 //
 // # Who does what
 //
-// One poller goroutine owns everything that UCX touches: the rails (one UCX context and worker for
-// tcp, a second one for shared memory), their endpoints, the tables of calls and transfers, and the
-// batches. Other goroutines hand it work through one lock-free stack and never enter C. The C side
-// (shim.c) is a list of commands in and a list of events out: a turn of the poller is one call of
-// dn_step per rail, and no Go code runs inside a UCX callback.
+// One poller goroutine owns everything that UCX touches: the rails (one UCX worker for tcp, and in a
+// second context one for each connection by shared memory, see sharing.go), their endpoints, the tables
+// of calls and transfers, and the batches. Other goroutines hand it work through one lock-free stack and
+// never enter C. The C side (shim.c) is a list of commands in and a list of events out: a turn of the
+// poller is one call of dn_step per rail that is awake, and no Go code runs inside a UCX callback.
 //
 // Frames of one turn to one endpoint share a message, which is built in place in C memory. A frame
-// with a large body travels alone, its body straight from and to Regions.
+// with a large body travels alone, its body straight from and to Regions; a long body in pieces, which
+// take turns with those of other bodies (bulk.go, place.go).
 //
 // # Who owns memory
 //

@@ -50,11 +50,13 @@ type endpoint struct {
 	transfers int         // given to UCX, not back
 	receiving int         // of them bodies of inbound requests
 	messages  int         // of them messages going out
-	queued    int         // bytes of buffers that these hold
+	queued    int         // bytes of the buffers of these, and of frames with a separate body
 	arriving  int         // bytes of bodies being received
 	bulk      bulkQueue
+	incoming  map[bodyKey]*incoming // bodies that are not all here
 
 	heard  nanos // when the peer was heard last
+	moved  nanos // when a transfer began after none, or ended last
 	pinged nanos
 }
 
@@ -65,6 +67,7 @@ var (
 	errSlow        = errors.New("the peer does not read")
 	errProtocol    = errors.New("protocol violation")
 	errTooMany     = errors.New("too many connections")
+	errStopped     = errors.New("this process stood still for so long that the peer may have given up what it sent")
 )
 
 func (p *poller) newEndpoint(r *rail, l *link) *endpoint {
@@ -95,9 +98,20 @@ func (p *poller) dial(r *rail, l *link, addr netip.AddrPort) *endpoint {
 // onConnection accepts a connection request; over the limits it closes it at once. (ucp_listener_reject
 // is not used: it leaves a write event behind for a descriptor that the next newcomer gets, and UCX
 // 1.13.1 then aborts.)
+//
+// By shared memory the connection gets a worker of its own, save one to be closed at once: it stays in
+// the lobby, where it has no time to do harm.
 func (p *poller) onConnection(r *rail, e *C.dn_event) {
 	remote := parseSockaddr(cBytes(e.data, int(e.len)))
-	tooMany := p.inbound >= p.n.limits.Endpoints || p.greeting >= p.n.limits.Handshakes
+	tooMany := p.inbound >= p.n.limits.Endpoints || p.greeting >= p.n.limits.Handshakes || r.shm && p.shmRails >= p.n.limits.ShmPeers
+	if r.shm && !tooMany && !p.stopping.Load() {
+		if own, err := p.openShmRail(); err == nil {
+			r = own
+		} else {
+			p.log.Warn().Err(err).Msg("no shared memory for a peer that connects")
+			tooMany = true
+		}
+	}
 	ep := p.newEndpoint(r, nil)
 	ep.remote = remote
 	c := r.command(C.DN_ACCEPT)
@@ -160,9 +174,29 @@ func (p *poller) onHello(ep *endpoint, b []byte) error {
 	}
 	if ep.handshake.done() {
 		ep.state = epIntroducing
-		p.appendFrame(ep, wire.Frame{Kind: wire.FrameIntro, Header: appendIntro(nil, p.n.intro)})
+		if ep.link != nil {
+			p.introduce(ep, p.n.intro)
+		}
 	}
 	return nil
+}
+
+func (p *poller) introduce(ep *endpoint, i intro) {
+	p.appendFrame(ep, wire.Frame{Kind: wire.FrameIntro, Header: appendIntro(nil, i)})
+}
+
+// answerIntro introduces us to a peer that has introduced itself.
+func (p *poller) answerIntro(ep *endpoint, theirs intro) {
+	mine := p.n.intro
+	if !ep.rail.shm {
+		if mine.unshared = p.offer(theirs); mine.unshared != shared {
+			mine.shmPort = 0
+			if mine.unshared > sharedElsewhere {
+				p.countUnshared(mine.unshared)
+			}
+		}
+	}
+	p.introduce(ep, mine)
 }
 
 // onIntro opens the endpoint.
@@ -170,6 +204,9 @@ func (p *poller) onIntro(ep *endpoint, header []byte) error {
 	i, err := parseIntro(header)
 	if err != nil {
 		return err
+	}
+	if ep.link == nil {
+		p.answerIntro(ep, i)
 	}
 	ep.state, ep.intro = epOpen, i
 	ep.peer = &transport.Peer{
@@ -194,12 +231,14 @@ func (p *poller) checkEndpoint(ep *endpoint) {
 	t := &p.n.timing
 	switch ep.state {
 	case epCreating, epGreeting, epIntroducing:
-		if p.now-ep.since > nanos(t.Connect) {
+		if p.now-ep.since > p.connectLimit(ep) {
 			p.closeEndpoint(ep, "connect timeout", errConnectTime)
 		}
 	case epOpen:
 		if p.now-ep.heard > nanos(t.Dead)+ep.bulkTime() {
 			p.closeEndpoint(ep, "silent", errSilent)
+		} else if ep.mayBeStuck() && p.now-ep.moved > nanos(t.Dead)+ep.bulkTime() {
+			p.closeEndpoint(ep, "stuck", errStuck)
 		} else if ep.link != nil && p.now-ep.pinged >= nanos(t.Heartbeat) {
 			ep.pinged = p.now
 			p.appendFrame(ep, wire.Frame{Kind: wire.FramePing, ID: uint64(p.now)})
@@ -208,11 +247,54 @@ func (p *poller) checkEndpoint(ep *endpoint) {
 		if p.now-ep.since > refusedLinger {
 			p.closeEndpoint(ep, "", errProtocol)
 		}
+	case epClosing:
+		if p.own(ep.rail) && p.now-ep.since > giveUpAfter && ep.ucp != 0 {
+			p.giveUp(ep)
+		}
 	case epClosed:
 		if p.now-ep.since > giveUpAfter {
 			p.giveUp(ep)
 		}
 	}
+}
+
+// mayBeStuck reports whether something is to come of which nobody else would notice that it does not: by shared
+// memory anything that UCX has, and by tcp the rest of a body whose next piece the peer does not send.
+func (ep *endpoint) mayBeStuck() bool {
+	if ep.transfers == 0 {
+		return len(ep.incoming) > 0
+	}
+	return ep.rail.shm
+}
+
+// connectDoublings bounds how long the limit for connecting grows.
+const connectDoublings = 3
+
+// connectLimit is how long it may take until ep is open. On a machine with much to do a handshake takes as
+// long as it takes, and one that is begun anew all the time never ends. So a dialler waits twice as long
+// after each attempt that ran out of time; the acceptor lets it, unless many strangers say nothing, or hold
+// workers that others may want: it does not always notice that a dialler gave up.
+func (p *poller) connectLimit(ep *endpoint) nanos {
+	doublings := connectDoublings
+	if ep.link != nil {
+		doublings = min(ep.link.carriers[carrierOf(ep.rail)].late, connectDoublings)
+	} else if p.greeting > p.n.limits.Handshakes/2 || ep.rail.shm && p.shmRails > p.n.limits.ShmPeers/2 {
+		doublings = 0
+	}
+	return nanos(p.n.timing.Connect) << doublings
+}
+
+// begin and end count what UCX holds.
+func (ep *endpoint) begin(now nanos) {
+	if ep.transfers == 0 {
+		ep.moved = now
+	}
+	ep.transfers++
+}
+
+func (ep *endpoint) end(now nanos) {
+	ep.transfers--
+	ep.moved = now
 }
 
 // bulkTime is how much longer the peer may be silent because bodies are under way: heartbeats queue up
@@ -248,6 +330,7 @@ func (p *poller) closeEndpoint(ep *endpoint, reason string, cause error) {
 	}
 	p.dropBulk(ep, cause)
 	p.failCalls(ep, cause)
+	p.dropIncoming(ep, cause)
 }
 
 func (p *poller) dropBatch(ep *endpoint) {
@@ -258,7 +341,6 @@ func (p *poller) dropBatch(ep *endpoint) {
 }
 
 func (p *poller) forceClose(ep *endpoint) {
-	p.n.ballast.drop(p.now)
 	c := ep.rail.command(C.DN_CLOSE)
 	c.ep, c.token = ep.ucp, C.uint64_t(ep.token)
 }
@@ -279,22 +361,30 @@ func (p *poller) onClosed(ep *endpoint) {
 
 // forget drops a closed endpoint once UCX has given everything back.
 func (p *poller) forget(ep *endpoint) {
-	if ep.state != epClosed || ep.transfers > 0 {
+	if ep.state != epClosed || ep.transfers > 0 || p.endpoints[ep.token] == nil {
 		return
 	}
 	delete(p.endpoints, ep.token)
 	if ep.link == nil {
 		p.inbound--
 	}
+	if p.own(ep.rail) {
+		p.orphaned = append(p.orphaned, ep.rail)
+	}
 }
 
 // giveUp takes back what UCX does not finish: a peer killed inside a shared-memory rendezvous leaves
-// requests that never end. The endpoint was closed by force long ago, so nobody writes any more.
+// requests that never end. The endpoint was closed by force long ago, and by shared memory its worker goes
+// first: so nobody here writes any more.
 func (p *poller) giveUp(ep *endpoint) {
+	if p.own(ep.rail) {
+		p.closeShmRail(ep.rail)
+		ep.state = epClosed
+	}
 	for _, t := range p.transfers.of(ep) {
 		p.stats.GivenUp++
 		p.transfers.take(t.token())
-		if t.receives() {
+		if t.kind == receivePiece {
 			p.received(t, statusTimedOut)
 		} else {
 			p.sent(t, statusTimedOut)

@@ -143,7 +143,7 @@ func FuzzHandshake(f *testing.F) {
 }
 
 func TestIntro(t *testing.T) {
-	want := intro{host: 7, shmPort: 8, name: "a", addr: "127.0.0.1:1", build: "v1"}
+	want := intro{host: 7, domain: 9, pid: 10, shmPort: 8, unshared: sharedFull, required: true, name: "a", addr: "127.0.0.1:1", build: "v1"}
 	b := appendIntro(nil, want)
 	if got, err := parseIntro(b); err != nil || got != want {
 		t.Errorf("parseIntro = %+v, %v, want %+v", got, err, want)
@@ -156,7 +156,7 @@ func TestIntro(t *testing.T) {
 }
 
 func FuzzIntro(f *testing.F) {
-	f.Add(appendIntro(nil, intro{host: 7, shmPort: 8, name: "a", addr: "127.0.0.1:1", build: "v1"}))
+	f.Add(appendIntro(nil, intro{host: 7, domain: 9, pid: 10, shmPort: 8, unshared: sharedFull, required: true, name: "a", addr: "127.0.0.1:1", build: "v1"}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if i, err := parseIntro(b); err == nil && !bytes.Equal(appendIntro(nil, i), b) {
 			t.Errorf("re-encoded intro differs from %x", b)

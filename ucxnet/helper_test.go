@@ -20,6 +20,14 @@ func TestMain(m *testing.M) {
 		childServer(addr)
 		return
 	}
+	if addr := os.Getenv("UCXNET_TEST_CLIENT"); addr != "" {
+		childClient(addr)
+		return
+	}
+	if os.Getenv("UCXNET_TEST_SHARER") != "" {
+		childSharer()
+		return
+	}
 	goleak.VerifyTestMain(m)
 }
 
@@ -248,8 +256,11 @@ func childServer(addr string) {
 		shm = ShmOff
 	}
 	c.Shm = shm
-	s := &store{}
+	s, checks := &store{}, newChecker()
 	c.Handler = s
+	if os.Getenv("UCXNET_TEST_CHECK") != "" {
+		c.Handler = checks
+	}
 	if d, err := time.ParseDuration(os.Getenv("UCXNET_TEST_DEAD")); err == nil {
 		c.Timing.Dead = d
 	}
@@ -258,12 +269,12 @@ func childServer(addr string) {
 		fmt.Println("error:", err)
 		os.Exit(1)
 	}
-	r, err := n.Alloc(64 << 20)
+	r, err := n.Alloc(checkSlots * checkSlot)
 	if err != nil {
 		fmt.Println("error:", err)
 		os.Exit(1)
 	}
-	s.mem = r.Bytes()
+	s.mem, checks.mem = r.Bytes(), r.Bytes()
 	if to := os.Getenv("UCXNET_TEST_DIAL"); to != "" {
 		if _, err := n.Dial(to); err != nil {
 			fmt.Println("error:", err)

@@ -10,16 +10,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// hostID is equal for two processes that can share memory by UCX's posix transport: the same boot of
-// the same kernel, the same network namespace (wake-ups travel by abstract unix sockets), the same pid
-// namespace (segments are opened through /proc) and the same /dev/shm. 0 when that cannot be told.
-func hostID() uint64 {
+// hostIDs returns two numbers. The host is equal for two processes on the same boot of the same kernel;
+// the domain, for those of them that can share memory by UCX's posix transport: they have the same
+// network namespace (wake-ups travel by abstract unix sockets), the same pid and ipc namespaces (segments
+// are opened through /proc) and the same /dev/shm. Each is 0 when that cannot be told.
+func hostIDs() (host, domain uint64) {
+	return hostOf(), hostOf("/proc/self/ns/net", "/proc/self/ns/pid", "/proc/self/ns/ipc", "/dev/shm")
+}
+
+// hostOf is equal for two processes on the same boot of the same kernel to which each of paths is the
+// same file; 0 when that cannot be told.
+func hostOf(paths ...string) uint64 {
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return 0
 	}
 	id := strings.TrimSpace(string(boot))
-	for _, path := range []string{"/proc/self/ns/net", "/proc/self/ns/pid", "/dev/shm"} {
+	for _, path := range paths {
 		var st syscall.Stat_t
 		if err := syscall.Stat(path, &st); err != nil {
 			return 0

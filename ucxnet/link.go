@@ -25,10 +25,11 @@ type link struct {
 	host string
 	port uint16
 
-	carriers    [maxRails]carrier
+	carriers    [carriers]carrier
 	current     *endpoint // open; nil when calls cannot be sent
 	pending     int
-	unavailable error // what calls end with while current is nil
+	unavailable error    // what calls end with while current is nil
+	unshared    unshared // why the peer, on this host, is not reached by shared memory
 	removed     bool
 
 	closing   atomic.Bool
@@ -44,10 +45,11 @@ type carrier struct {
 	ep      *endpoint // dialling or open
 	next    nanos     // when to try next; never when not wanted
 	fails   int       // in a row
+	late    int       // attempts in a row that ran out of time
 	refused bool      // by the last handshake
 	looking bool      // up the name
-	ip      netip.Addr
-	port    uint16
+	port    uint16    // by shared memory: of the peer's lobby
+	opened  nanos     // by shared memory: when, last; 0: not in this attempt
 }
 
 var (
@@ -58,7 +60,6 @@ var (
 
 func newLink(n *Network, addr, host string, port uint16) *link {
 	l := &link{n: n, addr: addr, host: host, port: port}
-	l.carriers[0].port = port
 	l.carriers[1].next = never
 	l.unavailable = fmt.Errorf("%w: link to %s: %w", dramnode.ErrUnavailable, addr, errConnecting)
 	l.info = transport.LinkInfo{Addr: addr, Since: time.Now(), Err: l.unavailable}
@@ -128,16 +129,15 @@ func (p *poller) removeLink(l *link) {
 
 // reconnect makes the attempts that are due.
 func (p *poller) reconnect(l *link) {
-	for i, r := range p.rails {
+	for i := range l.carriers {
 		c := &l.carriers[i]
 		if l.removed || c.ep != nil || c.looking || p.now < c.next {
 			continue
 		}
 		if i > 0 {
-			c.ep = p.dial(r, l, netip.AddrPortFrom(c.ip, c.port))
+			p.dialShm(l)
 		} else if ip, err := netip.ParseAddr(l.host); err == nil && c.fails == 0 {
-			c.ip = ip
-			c.ep = p.dial(r, l, netip.AddrPortFrom(ip, l.port))
+			c.ep = p.dial(p.tcp, l, netip.AddrPortFrom(ip, l.port))
 		} else {
 			p.lookUp(l)
 		}
@@ -163,8 +163,7 @@ func (p *poller) lookUp(l *link) {
 			case err != nil:
 				p.attemptFailed(l, c, err)
 			default:
-				c.ip = addr.Addr()
-				c.ep = p.dial(p.rails[0], l, addr)
+				c.ep = p.dial(p.tcp, l, addr)
 			}
 		})
 	})
@@ -199,47 +198,105 @@ func knock(ctx context.Context, addr netip.AddrPort, limit time.Duration) error 
 // linkOpened takes a connection that is through the handshake into use.
 func (p *poller) linkOpened(ep *endpoint) {
 	l := ep.link
-	c := &l.carriers[railIndex(ep.rail)]
-	c.fails, c.refused = 0, false
+	c := &l.carriers[carrierOf(ep.rail)]
+	c.refused, c.late = false, 0
 	tcp := l.carriers[0].ep
 	switch {
 	case !ep.rail.shm:
+		c.fails = 0
 		p.offerShm(l, ep)
 	case tcp != nil && tcp.peer != nil && tcp.peer.Incarnation != ep.peer.Incarnation:
 		p.closeEndpoint(ep, "other incarnation", errOtherProcess)
 		return
 	case !strings.HasPrefix(ep.peer.Transport, "posix"):
-		c.next = never // until tcp connects anew
-		p.log.Warn().Str("link", l.addr).Str("transport", ep.peer.Transport).Msg("UCX finds no shared memory with this peer")
-		p.closeEndpoint(ep, "not shared", errNotShared)
+		p.closeEndpoint(ep, "not shared", errUnshared{sharedTCP})
+		p.unshare(l, sharedTCP)
+		c.next = p.whenBarred(l, never)
 		return
+	default:
+		l.unshared, c.opened = shared, p.now
 	}
 	p.choose(l, nil)
 }
 
-// offerShm decides whether the peer is to be reached by shared memory too.
+// offerShm decides, when the connection by tcp is open, whether the peer is to be reached by shared memory too.
 func (p *poller) offerShm(l *link, tcp *endpoint) {
 	c := &l.carriers[1]
-	if !p.sharesMemory(tcp) {
-		c.next = never
+	why := tcp.intro.unshared
+	switch {
+	case p.n.config.Shm == ShmOff:
+		why = sharedOff
+	case place(p.n.intro, tcp.intro) != shared:
+		why = place(p.n.intro, tcp.intro)
+	case p.n.intro.unshared != shared:
+		why = p.n.intro.unshared
+	case why == shared && tcp.intro.shmPort == 0:
+		why = sharedBroken
+	}
+	if why != shared {
+		p.unshare(l, why)
 		if c.ep != nil {
 			p.closeEndpoint(c.ep, "not wanted", dramnode.ErrClosed)
 		}
+		if why.passes() && why == tcp.intro.unshared {
+			c.next = p.whenBarred(l, never)
+		}
 		return
 	}
-	if c.ip, c.port = l.carriers[0].ip, tcp.intro.shmPort; c.ep == nil {
-		c.next, c.fails = p.now, 0
+	c.port = tcp.intro.shmPort
+	if c.ep == nil {
+		c.next, c.fails, l.unshared = p.now, 0, sharedSoon
+		if p.n.config.Listen == "" && p.n.config.Shm != ShmOn && !tcp.intro.required {
+			c.next += shmAfter
+		}
 	}
 }
 
-func (p *poller) sharesMemory(tcp *endpoint) bool {
-	return len(p.rails) > 1 && tcp.intro.shmPort != 0 && tcp.intro.host != 0 && tcp.intro.host == p.n.intro.host
+// dialShm starts to connect by shared memory, if there is room for one more.
+func (p *poller) dialShm(l *link) {
+	c, tcp := &l.carriers[1], l.carriers[0].ep
+	if tcp == nil || tcp.state != epOpen {
+		c.next = never // until it is open
+		return
+	}
+	if why := tcp.intro.unshared; why != shared { // the peer may say otherwise now, in another introduction
+		c.next = never
+		p.closeEndpoint(tcp, "asked again", errUnshared{why})
+		return
+	}
+	why := p.room(tcp.intro.pid)
+	if why == shared {
+		r, err := p.openShmRail()
+		if err == nil {
+			c.ep = p.dial(r, l, netip.AddrPortFrom(loopback, c.port))
+			return
+		}
+		p.log.Warn().Err(err).Str("link", l.addr).Msg("UCX opens no shared memory")
+		why = sharedBroken
+	}
+	p.unshare(l, why)
+	c.next = p.whenBarred(l, p.now+shmRest)
+}
+
+// unshare notes that a peer is reached by tcp only, and why. It is no news with peers on other hosts,
+// and where this side does not want it.
+func (p *poller) unshare(l *link, why unshared) {
+	l.carriers[1].next = never
+	if why == sharedElsewhere || p.n.config.Shm == ShmOff {
+		why = shared
+	}
+	if why != shared {
+		p.countUnshared(why)
+		p.log.Warn().Str("link", l.addr).Stringer("reason", why).Msg("a peer on this host is not reached by shared memory")
+	}
+	l.unshared = why
+	p.choose(l, errUnshared{why})
 }
 
 // linkLost notes that a connection of l has ended.
 func (p *poller) linkLost(ep *endpoint, cause error) {
 	l := ep.link
-	c := &l.carriers[railIndex(ep.rail)]
+	c := &l.carriers[carrierOf(ep.rail)]
 	if c.ep != ep {
 		return
 	}
@@ -247,35 +304,84 @@ func (p *poller) linkLost(ep *endpoint, cause error) {
 	if l.removed {
 		return
 	}
+	if c.opened != 0 && p.now-c.opened > shmTrusted {
+		c.fails = 0
+	}
+	c.opened = 0
+	if ep.rail.shm && l.unshared == shared {
+		l.unshared = sharedSoon
+	}
 	p.attemptFailed(l, c, cause)
 }
 
 func (p *poller) attemptFailed(l *link, c *carrier, cause error) {
 	c.refused = errors.Is(cause, dramnode.ErrNotAuthorised)
-	if c.next != never || c == &l.carriers[0] {
+	if errors.Is(cause, errConnectTime) {
+		c.late++
+	}
+	switch {
+	case c == &l.carriers[0]:
 		c.fails++
 		c.next = p.now + nanos(pause(p.n.timing, c.fails, c.refused, rand.Int64N))
+	case c.next != never:
+		c.fails++
+		c.next = p.now + nanos(pause(p.n.timing, c.fails, c.refused, rand.Int64N))
+		if c.fails >= shmFails && !p.barred(l) {
+			p.unshare(l, sharedBroken)
+			c.next = p.now + shmRest
+		}
 	}
 	p.choose(l, cause)
 }
 
-// choose picks the connection that carries l's calls from now on: shared memory before tcp.
+// barred reports that l's connection by tcp is open and must not carry calls: a side requires shared memory.
+func (p *poller) barred(l *link) bool {
+	tcp := l.carriers[0].ep
+	return tcp != nil && tcp.state == epOpen && (p.n.config.Shm == ShmOn || tcp.intro.required) &&
+		tcp.intro.host != 0 && tcp.intro.host == p.n.intro.host
+}
+
+// whenBarred is when to try shared memory again after it was not to be had: soon if nothing else may carry
+// l's calls, otherwise at the time given.
+func (p *poller) whenBarred(l *link, otherwise nanos) nanos {
+	if !p.barred(l) {
+		return otherwise
+	}
+	return p.now + nanos(pause(p.n.timing, 0, true, rand.Int64N))
+}
+
+// choose picks the connection that carries l's calls from now on: shared memory before tcp, which does
+// not carry them where a side requires shared memory on one host.
 func (p *poller) choose(l *link, cause error) {
 	tcp, shm := l.carriers[0].ep, l.carriers[1].ep
 	open := func(ep *endpoint) bool { return ep != nil && ep.state == epOpen }
 	switch {
 	case open(shm):
 		p.setLink(l, shm, transport.LinkOpen, nil)
-	case open(tcp) && !(p.n.config.Shm == ShmOn && tcp.intro.host != 0 && tcp.intro.host == p.n.intro.host):
+	case open(tcp) && !p.barred(l):
 		p.setLink(l, tcp, transport.LinkOpen, nil)
 	case open(tcp) && (cause == nil || errors.Is(cause, errNotShared)):
-		p.setLink(l, nil, transport.LinkConnecting, errNotShared)
+		why := errUnshared{l.unshared}
+		if p.n.config.Shm == ShmOff {
+			why.why = sharedRequired
+		}
+		p.setLink(l, nil, transport.LinkConnecting, why)
 	case l.carriers[0].refused:
 		p.setLink(l, nil, transport.LinkRefused, cause)
 	default:
 		p.setLink(l, nil, transport.LinkConnecting, cause)
 	}
 }
+
+// A connection by shared memory that fails so often in a row, while tcp works, is not tried for a while,
+// unless tcp may not carry calls.
+// One that lived shorter than shmTrusted has failed.
+const (
+	shmFails   = 5
+	shmRest    = nanos(time.Minute)
+	shmTrusted = nanos(5 * time.Second)
+	shmAfter   = nanos(50 * time.Millisecond) // of a client: one that asks once and goes is not worth a worker
+)
 
 // setLink publishes the link's state and tells of ups and downs.
 func (p *poller) setLink(l *link, current *endpoint, state transport.LinkState, cause error) {
@@ -297,6 +403,10 @@ func (p *poller) setLink(l *link, current *endpoint, state transport.LinkState, 
 		}
 	} else {
 		i.Err = l.unavailable
+	}
+	i.Fallback = ""
+	if current != nil && !current.rail.shm {
+		i.Fallback = l.unshared.String()
 	}
 	l.mu.Unlock()
 	events := p.n.config.Events

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -24,7 +25,7 @@ type ShmMode uint8
 const (
 	ShmOff  ShmMode = iota
 	ShmOn           // required for peers on the same host
-	ShmAuto         // used where both sides offer it, tcp otherwise
+	ShmAuto         // used where both sides can, tcp otherwise; Info and Counters say why
 )
 
 func (m ShmMode) String() string { return [...]string{"off", "on", "auto", "?"}[m&3] }
@@ -43,13 +44,15 @@ func ParseShmMode(s string) (ShmMode, error) {
 type Limits struct {
 	MaxBodyBytes   int // of one frame; default 64 MiB and 1 MiB of slack
 	Calls          int // without reply, per link; default 65536
-	QueuedBytes    int // of messages handed to UCX and not sent, per endpoint; default 32 MiB
+	SendBytes      int // of messages on their way out, of all endpoints; default 32 MiB (budget.go)
+	QueuedBytes    int // of them, per endpoint, before calls are refused; default 16 MiB
 	BulkTransfers  int // separate bodies under way, per endpoint; default 8 by rendezvous
-	BulkBytes      int // of them; default 16 MiB, though one always may go
+	BulkBytes      int // of them with UCX, ahead of a small message; default 4 MiB, though one piece always may go
 	QueuedBulk     int // bodies waiting for the two limits above, per endpoint; default 65536
 	Endpoints      int // inbound; default 4096
 	Handshakes     int // inbound endpoints that have not introduced themselves; default 256
 	InboundReceive int // bodies being received, per inbound endpoint; default 64
+	ShmPeers       int // connections by shared memory; default 64
 }
 
 func (l Limits) withDefaults() Limits {
@@ -60,13 +63,15 @@ func (l Limits) withDefaults() Limits {
 	}
 	set(&l.MaxBodyBytes, dramnode.DefaultMaxValueBytes+1<<20)
 	set(&l.Calls, 65536)
-	set(&l.QueuedBytes, 32<<20)
+	set(&l.SendBytes, 32<<20)
+	set(&l.QueuedBytes, 16<<20)
 	set(&l.BulkTransfers, 8)
-	set(&l.BulkBytes, 16<<20)
+	set(&l.BulkBytes, 4<<20)
 	set(&l.QueuedBulk, 65536)
 	set(&l.Endpoints, 4096)
 	set(&l.Handshakes, 256)
 	set(&l.InboundReceive, 64)
+	set(&l.ShmPeers, 64)
 	return l
 }
 
@@ -124,11 +129,11 @@ type Network struct {
 	answers sync.Pool // of *answer
 	regions atomic.Pointer[[]*Region]
 
-	mu      sync.Mutex
-	rails   []*rail // guarded by mu for memory mapping; nil once closed
-	running bool    // guarded by mu
-	stats   Stats   // guarded by mu; the poller's copy is newer
-	ballast ballast // the poller's while Run is on
+	mu       sync.Mutex
+	contexts []*ucpContext // for tcp, then for shared memory; guarded by mu for memory mapping; nil once closed
+	rails    []*rail       // for tcp, then the lobby; the others are the poller's
+	running  bool          // guarded by mu
+	stats    Stats         // guarded by mu; the poller's copy is newer
 }
 
 var _ transport.Network = (*Network)(nil)
@@ -141,7 +146,7 @@ func New(c Config) (*Network, error) {
 	if len(c.Build) > maxBuildBytes {
 		c.Build = c.Build[:maxBuildBytes]
 	}
-	n := &Network{ballast: ballast{null: -1}, config: c, timing: c.Timing.WithDefaults(), limits: c.Limits.withDefaults(), nonce: randomNonce, longestSleep: nanos(50 * time.Millisecond)}
+	n := &Network{config: c, timing: c.Timing.WithDefaults(), limits: c.Limits.withDefaults(), nonce: randomNonce, longestSleep: nanos(50 * time.Millisecond)}
 	n.longestSleep = min(n.longestSleep, nanos(n.timing.Dead)/4, nanos(n.timing.Heartbeat))
 	n.regions.Store(&[]*Region{})
 	n.pending.New = func() any { return &pending{} }
@@ -166,30 +171,42 @@ func (n *Network) open() (err error) {
 			return err
 		}
 	}
-	n.ballast.fill() // before UCX opens anything, so that it has the lowest numbers
 	known := inheritedFDs()
 	defer func() { known.closeOnExec() }()
-	if err := n.openRails(bind, device); err != nil {
-		return err
-	}
-	fds := make([]int, len(n.rails))
-	for i, r := range n.rails {
-		fds[i] = r.fd
-	}
-	if n.sleeper, err = newSleeper(fds); err != nil {
+	if n.sleeper, err = newSleeper(); err != nil {
 		return err
 	}
 	n.sleeper.inherited = known
 	n.inbox.sleeper = n.sleeper
-	n.intro = intro{name: n.config.Identity.Name, addr: n.addr, build: n.config.Build, host: hostID()}
-	if len(n.rails) > 1 {
-		n.intro.shmPort = n.rails[1].port
+	if err := n.openTCP(bind, device); err != nil {
+		return err
+	}
+	n.intro = intro{name: n.config.Identity.Name, addr: n.addr, build: n.config.Build, pid: uint32(os.Getpid()), required: n.config.Shm == ShmOn}
+	n.intro.host, n.intro.domain = hostIDs()
+	if n.config.Shm == ShmOff {
+		n.intro.unshared = sharedOff
+		return nil
+	}
+	if err := n.openShm(); err != nil {
+		if n.config.Shm == ShmOn {
+			return fmt.Errorf("shared memory: %w", err)
+		}
+		n.intro.unshared = sharedBroken
+		if why := (errUnshared{}); errors.As(err, &why) {
+			n.intro.unshared = why.why
+		}
+		n.config.Log.Warn().Err(err).Msg("no shared memory: peers on this host are reached by tcp")
 	}
 	return nil
 }
 
-func (n *Network) openRails(bind netip.AddrPort, device string) error {
-	r, err := openRail(false, device)
+func (n *Network) openTCP(bind netip.AddrPort, device string) error {
+	x, err := openContext(false, device)
+	if err != nil {
+		return err
+	}
+	n.contexts = append(n.contexts, x)
+	r, err := x.openRail()
 	if err != nil {
 		return err
 	}
@@ -197,30 +214,18 @@ func (n *Network) openRails(bind netip.AddrPort, device string) error {
 	if need := transport.MaxHeaderBytes + 64; int(r.c.max_head) < need {
 		return fmt.Errorf("ucxnet: UCX allows headers of %d bytes, want %d", r.c.max_head, need)
 	}
-	if bind.IsValid() {
-		if err := r.listen(bind); err != nil {
-			return err
-		}
-		if r.unguarded != nil {
-			n.config.Log.Warn().Err(r.unguarded).Msg("the UCX port is not guarded against strays: a malformed connection request may end this process")
-		}
-		n.addr = netip.AddrPortFrom(bind.Addr(), r.port).String()
-		if n.config.Advertise != "" {
-			n.addr = n.config.Advertise
-		}
-	}
-	if n.config.Shm == ShmOff {
+	if !bind.IsValid() {
 		return nil
 	}
-	s, err := openRail(true, device)
-	if err == nil {
-		n.rails = append(n.rails, s)
-		if bind.IsValid() {
-			err = s.listen(netip.AddrPortFrom(bind.Addr(), 0))
-		}
+	if err := r.listen(bind); err != nil {
+		return err
 	}
-	if err != nil {
-		return fmt.Errorf("shared memory: %w", err)
+	if r.unguarded != nil {
+		n.config.Log.Warn().Err(r.unguarded).Msg("the UCX port is not guarded against strays: a malformed connection request may end this process")
+	}
+	n.addr = netip.AddrPortFrom(bind.Addr(), r.port).String()
+	if n.config.Advertise != "" {
+		n.addr = n.config.Advertise
 	}
 	return nil
 }
@@ -246,17 +251,20 @@ func (n *Network) Dial(addr string) (transport.Link, error) {
 // Run implements transport.Network. It may be called once.
 func (n *Network) Run(ctx context.Context) error {
 	n.mu.Lock()
-	if n.running || n.rails == nil {
+	if n.running || n.contexts == nil {
 		n.mu.Unlock()
 		return fmt.Errorf("%w: network", dramnode.ErrClosed)
 	}
 	n.running = true
 	n.mu.Unlock()
-	p := newPoller(n)
+	defer n.destroy()
+	p, err := newPoller(n)
+	if err != nil {
+		return err
+	}
 	stop := context.AfterFunc(ctx, p.stop)
 	p.run()
 	stop()
-	n.destroy()
 	return nil
 }
 
@@ -279,16 +287,16 @@ func (n *Network) destroy() {
 	for _, r := range *n.regions.Load() {
 		n.unmapLocked(r)
 	}
-	rails := n.rails
-	n.rails = nil
+	contexts := n.contexts
+	n.contexts = nil
 	n.mu.Unlock()
 	if n.sleeper != nil {
 		n.sleeper.close()
 	}
-	loading.mu.Lock() // contexts come and go one at a time
-	defer loading.mu.Unlock()
-	for _, r := range rails {
+	for _, r := range n.rails {
 		r.close()
 	}
-	n.ballast.close()
+	for _, x := range contexts {
+		x.close()
+	}
 }

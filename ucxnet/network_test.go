@@ -1,9 +1,12 @@
 package ucxnet
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -46,8 +49,8 @@ func awaitTransport(t testing.TB, l transport.Link, shm ShmMode) {
 		want = "posix+cma"
 	}
 	eventually(t, func() error {
-		if got := l.Info().Peer.Transport; got != want {
-			return fmt.Errorf("transport is %q, want %q", got, want)
+		if i := l.Info(); i.Peer.Transport != want {
+			return fmt.Errorf("the link is %v by %q, want %q; %w, fallback %q, dialler %v", i.State, i.Peer.Transport, want, i.Err, i.Fallback, l.(*link).n.Counters())
 		}
 		return nil
 	})
@@ -63,7 +66,7 @@ func TestEcho(t *testing.T) {
 	bothRails(t, func(t *testing.T, shm ShmMode) {
 		p := newPair(t, shm)
 		w := newWaiter(p.mem[32<<20:])
-		for _, n := range []int{8, 100, 2048, 2049, 4096, 4097, 8192, 65535, 65536, 1 << 20, 16 << 20} {
+		for _, n := range []int{8, 100, 2048, 2049, 4096, 4097, 8192, 8193, 65535, 65536, 1 << 20, 16 << 20} {
 			for i := range p.store.mem[:n] {
 				p.store.mem[i] = byte(i * 7)
 			}
@@ -147,6 +150,69 @@ func TestSilentListener(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// A handshake that takes longer than the limit, as on a machine with much to do, succeeds in the end.
+func TestSlowHandshake(t *testing.T) {
+	timing := transport.Timing{Connect: 500 * time.Millisecond}
+	sc, cc := testConfig(transport.RoleNode), testConfig(transport.RoleClient)
+	sc.Listen, sc.Handler, sc.Timing, cc.Timing = "127.0.0.1:0", &store{}, timing, timing
+	addr := detour(t, netip.MustParseAddrPort(start(t, sc).Addr()), func(int) bool { return true }, 2*timing.Connect)
+	n := start(t, cc)
+	dialOpen(t, n, addr.String())
+	if late := n.Stats().ClosedByReason["connect timeout"]; late == 0 {
+		t.Error("no attempt ran out of time: the detour was not taken")
+	}
+}
+
+// A detour listens in front of a listener of UCX. It hangs up at once or, for the connections that pass
+// names, counted from 1, carries what is said, after the delay.
+func detour(t *testing.T, to netip.AddrPort, pass func(i int) bool, delay time.Duration) netip.AddrPort {
+	t.Helper()
+	front, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	var threads sync.WaitGroup
+	carry := func(from, to net.Conn) {
+		defer context.AfterFunc(ctx, func() { _ = from.Close() })()
+		_, _ = io.Copy(to, from) // an error: either side has gone
+		_ = to.Close()
+	}
+	threads.Go(func() {
+		for i := 1; ; i++ {
+			in, err := front.Accept()
+			if err != nil {
+				return
+			}
+			if !pass(i) {
+				_ = in.Close()
+				continue
+			}
+			threads.Go(func() {
+				defer in.Close()
+				select {
+				case <-ctx.Done():
+					return
+				case <-time.After(delay):
+				}
+				out, err := net.Dial("tcp", to.String())
+				if err != nil {
+					return
+				}
+				defer out.Close()
+				threads.Go(func() { carry(out, in) })
+				carry(in, out)
+			})
+		}
+	})
+	t.Cleanup(func() {
+		stop()
+		_ = front.Close()
+		threads.Wait()
+	})
+	return front.Addr().(*net.TCPAddr).AddrPort()
 }
 
 // With shared memory on, a peer on this host that offers none is not reached at all.

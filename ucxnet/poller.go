@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -27,7 +28,10 @@ type poller struct {
 	now   nanos          // at the begin of the turn, or when its events came
 	stamp time.Time      // now, when events came last
 
-	rails     []*rail
+	rails     railSet
+	tcp       *rail
+	shmRails  int                  // of connections by shared memory
+	orphaned  []*rail              // whose connection has ended; closed after the turn
 	endpoints map[uint64]*endpoint // by token; all of them
 	lastToken uint64
 	dirty     []*endpoint // have an open batch
@@ -37,8 +41,10 @@ type poller struct {
 
 	calls     callTable
 	transfers transferTable
-	small     []*buffer
-	large     []*buffer
+	held      int           // bytes of buffers that are in use
+	buffers   [3]bufferPool // by size
+	spareOut  []*outgoing
+	spareIn   []*incoming
 
 	req  transport.Request // reused for every call of the handler
 	conn requestConn
@@ -47,6 +53,7 @@ type poller struct {
 	completed  bool          // a call was completed since the last yield: its caller may be waiting for this processor
 	quarantine []quarantined // bodies sent by shared memory whose endpoints were closed; by due
 	nextTick   nanos
+	impolite   nanos // until then no other process goes first
 	lastTurn   nanos
 	spin       nanos // adaptive
 	fdsDirty   bool  // UCX may have opened descriptors since they were last marked
@@ -65,31 +72,41 @@ const (
 	tickEvery     = nanos(10 * time.Millisecond)
 	spinMin       = nanos(5 * time.Microsecond)
 	spinMax       = nanos(200 * time.Microsecond) // a client on one processor takes 60 to 150 us between two batches of 64
-	stepRounds    = 1                             // fruitless polls of UCX in a turn: with tcp each is a system call
-	restTurns     = 64                            // fruitless turns after which a rail rests, while another works
-	restPeriod    = 32                            // turns from one step of a resting rail to the next
+	tcpRounds     = 2                             // fruitless polls of UCX in a turn that finds nothing: each is a system call
+	shmRounds     = 32                            // the same by shared memory, of all rails: each is a few loads, far less than a turn
+	answerSteps   = 8                             // of a rail in a turn, while what came causes commands
 	spinWorth     = nanos(250 * time.Microsecond)
-	spinTurns     = 64 // fruitless turns before a sleep, at least
-	yieldTurns    = 16 // turns without a yield, at most
+	spinTurns     = 64                            // fruitless turns before a sleep, at least
+	politeTurns   = 4                             // fruitless turns after which other processes go first
+	yieldTurns    = 16                            // turns without a yield, at most
+	courtesy      = nanos(600 * time.Microsecond) // what another process may take of the processor when we give way
+	afterCourtesy = nanos(30 * time.Millisecond)
 	giveUpAfter   = nanos(time.Second)
 	drainAtMost   = nanos(3 * time.Second)
 	receiveExtra  = nanos(2 * time.Second)
 	refusedLinger = nanos(200 * time.Millisecond)
 )
 
-func newPoller(n *Network) *poller {
+func newPoller(n *Network) (*poller, error) {
 	p := &poller{
 		n:         n,
 		log:       n.config.Log.Sample(&zerolog.BurstSampler{Burst: 20, Period: time.Second}),
 		start:     time.Now(),
-		rails:     n.rails,
+		rails:     railSet{sleeper: n.sleeper},
 		endpoints: map[uint64]*endpoint{},
 		spin:      spinMax,
+		buffers:   newBufferPools(),
 	}
+	for _, r := range n.rails {
+		if err := p.rails.add(r); err != nil {
+			return nil, err
+		}
+	}
+	p.tcp = n.rails[0]
 	p.conn.p = p
 	p.calls.earliest = never
 	p.ctx, p.cancel = context.WithCancel(context.Background())
-	return p
+	return p, nil
 }
 
 // stop makes run return; any goroutine may call it.
@@ -126,7 +143,9 @@ func (p *poller) run() {
 			idle, idleSince = 0, p.now
 			continue
 		}
-		idle++
+		if idle++; idle > politeTurns && p.now >= p.impolite {
+			p.giveWay()
+		}
 		if idle < spinTurns || p.now-idleSince < p.spin {
 			continue
 		}
@@ -143,53 +162,104 @@ func (p *poller) run() {
 	p.shutdown()
 }
 
+// giveWay lets another process have this processor if one waits for it: where there are more pollers than
+// processors, a spinning one would keep the others from the very work it waits for. Alone, it costs a system
+// call. One that does not give it back soon is no such poller: it has its share anyway, and no courtesy for a while.
+func (p *poller) giveWay() {
+	from := p.clock()
+	_, _, _ = syscall.RawSyscall(syscall.SYS_SCHED_YIELD, 0, 0, 0)
+	if p.clock()-from > courtesy {
+		p.impolite = from + afterCourtesy
+	}
+}
+
 // turn takes what was submitted, sends it, lets UCX progress and handles what came of it. It reports
 // whether anything happened or is left to be sent.
 func (p *poller) turn() bool {
 	p.now = p.clock()
-	if p.now-p.lastTurn > nanos(p.n.timing.Dead)/2 {
-		p.stalled(p.now - p.lastTurn)
-	}
+	p.noteStall()
 	p.lastTurn = p.now
 	p.turns++
 	work := p.takeInbox()
 	p.flush()
-	for _, r := range p.rails {
-		if p.resting(r) {
-			continue
+	for i := 0; i < len(p.rails.awake); i++ { // they may become more meanwhile
+		if r := p.rails.awake[i]; !p.rails.resting(r, p.turns) {
+			work = p.advance(r) || work
 		}
-		events := r.step(stepRounds)
-		if len(events) == 0 && r.c.active == 0 {
-			r.fruitless++
-			continue
-		}
-		work, r.fruitless = true, 0
-		p.now = p.clock()
-		p.stamp = p.start.Add(time.Duration(p.now))
-		p.handle(r, events)
 	}
+	if p.turns%restPeriod == 0 {
+		p.rails.rest()
+	}
+	p.closeOrphaned()
 	if p.now >= p.nextTick {
+		p.noteStall() // in the midst of this turn, too
 		p.tick()
 	}
 	work = work || len(p.dirty) > 0
-	for _, r := range p.rails {
+	for _, r := range p.rails.awake {
 		work = work || len(r.cmds) > 0
 	}
 	return work
 }
 
-// resting reports whether r may be left out of this turn: where both transports are in use, most traffic
-// goes by one, and a look at the other costs as much as a small request by shared memory.
-func (p *poller) resting(r *rail) bool {
-	return len(p.rails) > 1 && r.fruitless >= restTurns && len(r.cmds) == 0 && r.c.outstanding == 0 && p.turns%restPeriod != 0
+// advance gives r its commands, lets UCX progress and handles what came of it; answers go out at once. It
+// reports whether anything happened.
+func (p *poller) advance(r *rail) (work bool) {
+	for range answerSteps {
+		events := r.step(p.rounds(r))
+		if len(events) == 0 && r.c.active == 0 {
+			break
+		}
+		work = true
+		p.now = p.clock()
+		p.stamp = p.start.Add(time.Duration(p.now))
+		if r.shm && p.now-p.lastTurn > nanos(p.n.timing.Dead) {
+			p.closeRail(r, "stopped", errStopped)
+		}
+		p.handle(r, events)
+		p.flush()
+		if len(r.cmds) == 0 {
+			break
+		}
+	}
+	if work {
+		r.fruitless = 0
+	} else {
+		r.fruitless++
+	}
+	return work
+}
+
+// rounds is how often UCX is asked before a turn counts as fruitless. Right after work it is once, since
+// callers may be about to run; then a turn's own cost is worth more than one look.
+func (p *poller) rounds(r *rail) int {
+	switch {
+	case r.fruitless == 0:
+		return 1
+	case r.shm:
+		return max(1, shmRounds/len(p.rails.awake))
+	}
+	return tcpRounds
+}
+
+// noteStall looks whether this process stood still since the turn began, or since the one before.
+func (p *poller) noteStall() {
+	if gap := p.now - p.lastTurn; gap > nanos(p.n.timing.Dead)/2 {
+		p.stalled(gap)
+		p.lastTurn = p.now // forgiven once
+	}
 }
 
 // stalled forgives the peers a silence that may be ours: this process was not scheduled (or a handler
-// blocked), and what arrived meanwhile is still in the sockets.
+// blocked), and what arrived meanwhile is still in the sockets. By shared memory, what we are about to
+// read may belong to somebody else by now: see rest.go.
 func (p *poller) stalled(gap nanos) {
 	p.stats.Stalls++
 	for _, ep := range p.endpoints {
-		ep.heard, ep.since = p.now, ep.since+gap
+		ep.heard, ep.moved, ep.since = p.now, p.now, ep.since+gap
+		if ep.rail.shm && gap > nanos(p.n.timing.Dead) {
+			p.closeEndpoint(ep, "stopped", errStopped)
+		}
 	}
 }
 
@@ -224,6 +294,7 @@ func (p *poller) flush() {
 		}
 	}
 	p.dirty = p.dirty[:0]
+	p.relieve()
 }
 
 func (p *poller) handle(r *rail, events []C.dn_event) {
@@ -254,8 +325,9 @@ func (p *poller) handle(r *rail, events []C.dn_event) {
 			}
 		}
 	}
-	if lost := uint64(r.c.lost); lost != p.stats.LostEvents[railIndex(r)] {
-		p.stats.LostEvents[railIndex(r)] = lost
+	if lost := uint64(r.c.lost); lost != r.lost {
+		p.stats.LostEvents += lost - r.lost
+		r.lost = lost
 		p.closeRail(r, "events lost", errLost)
 	}
 }
@@ -269,17 +341,7 @@ func (p *poller) sleep() bool {
 		d = max(until, nanos(time.Millisecond))
 	}
 	p.lastTurn += d // to sleep so long is no stall
-	woken := p.n.sleeper.park(time.Duration(d), func() bool {
-		if !p.n.inbox.empty() || p.stopping.Load() {
-			return true
-		}
-		for _, r := range p.rails {
-			if !r.arm() {
-				return true
-			}
-		}
-		return false
-	})
+	woken := p.rails.park(time.Duration(d), func() bool { return !p.n.inbox.empty() || p.stopping.Load() })
 	if !woken {
 		p.nextTick = 0
 	}
@@ -309,7 +371,7 @@ func (p *poller) tick() {
 	for _, l := range p.links {
 		p.reconnect(l)
 	}
-	p.n.ballast.rest(p.now)
+	p.stats.Resting = int(C.dn_rest_tick())
 	p.releaseRested()
 	if p.fdsDirty {
 		p.fdsDirty = false
@@ -322,9 +384,10 @@ func (p *poller) publish() {
 	p.stats.Endpoints, p.stats.Inbound = len(p.endpoints), p.inbound
 	p.stats.Calls, p.stats.Transfers = p.calls.len, p.transfers.len
 	p.stats.Outstanding = 0
-	for _, r := range p.rails {
+	for _, r := range p.rails.all {
 		p.stats.Outstanding += int(r.c.outstanding)
 	}
+	p.stats.ShmRails, p.stats.SendBytes = p.shmRails, p.held
 	p.n.mu.Lock()
 	p.n.stats = p.stats.clone()
 	p.n.mu.Unlock()

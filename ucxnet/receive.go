@@ -143,7 +143,14 @@ func (p *poller) onSeparate(ep *endpoint, e *C.dn_event) error {
 	}
 	p.stats.FramesIn++
 	rendezvous := e.flags&C.DN_RNDV_DESC != 0
+	if err := checkPiece(f, int(e.len), rendezvous); err != nil {
+		return err
+	}
 	switch {
+	case f.Flags&wire.FramePiece != 0:
+		return p.onPiece(ep, e, f)
+	case ep.incoming[keyOf(f)] != nil:
+		return fmt.Errorf("%w: a body begins again", errProtocol)
 	case f.Kind == wire.FrameReply && rendezvous:
 		p.placeReply(ep, e, f)
 	case f.Kind == wire.FrameReply:
@@ -159,12 +166,24 @@ func (p *poller) onSeparate(ep *endpoint, e *C.dn_event) error {
 	return nil
 }
 
+// checkPiece reports what is wrong with a message that has n bytes of a body.
+func checkPiece(f wire.Frame, n int, rendezvous bool) error {
+	whole := n == f.BodyBytes
+	switch {
+	case !rendezvous && (f.Flags&wire.FramePiece != 0 || !whole):
+		return fmt.Errorf("%w: an eager body in pieces", errProtocol)
+	case rendezvous && (n == 0 || !whole && n < pieceMinBytes):
+		return fmt.Errorf("%w: a piece of %d bytes", errProtocol, n)
+	}
+	return nil
+}
+
 // request fills the poller's one request. Its scratch is left alone: clearing it would cost more than
 // most handlers do.
 func (p *poller) request(ep *endpoint, header, body []byte) *transport.Request {
 	r := &p.req
 	r.Peer, r.Header, r.Body = ep.peer, header, body
-	r.Placed, r.Cookie, r.Err = false, 0, nil
+	r.Placed, r.Cookie, r.Err, r.Sum = false, 0, nil, transport.Sum{}
 	r.Received, r.Conn = p.stamp, &p.conn
 	return r
 }
@@ -176,7 +195,7 @@ func (p *poller) refuse(ep *endpoint, id uint64) {
 
 func (p *poller) serve(ep *endpoint, id uint64, header, body []byte) {
 	h := p.n.config.Handler
-	if h == nil || ep.link != nil {
+	if h == nil || ep.link != nil || p.crowded(ep) {
 		p.refuse(ep, id)
 		return
 	}
@@ -184,128 +203,4 @@ func (p *poller) serve(ep *endpoint, id uint64, header, body []byte) {
 	p.conn.begin(ep, id)
 	h.Serve(p.request(ep, header, body))
 	p.conn.end()
-}
-
-// placeRequest asks the handler where a request's body shall land.
-func (p *poller) placeRequest(ep *endpoint, e *C.dn_event, f wire.Frame) {
-	h := p.n.config.Handler
-	if h == nil || ep.link != nil || f.BodyBytes > p.n.limits.MaxBodyBytes || ep.receiving >= p.n.limits.InboundReceive {
-		p.refuse(ep, f.ID)
-		return
-	}
-	p.conn.begin(ep, f.ID)
-	at, err := h.Place(p.request(ep, f.Header, nil), f.BodyBytes)
-	answered, cookie := p.conn.answered, p.req.Cookie
-	p.conn.end()
-	region := (*Region)(nil)
-	if err == nil {
-		if region = p.n.regionOf(at); region == nil || len(at) < f.BodyBytes {
-			p.stats.BadReplies++
-			p.log.Error().Int("bytes", f.BodyBytes).Msg("handler placed a body outside the regions")
-			p.aborted(ep, f.ID, f.Header, at, cookie, dramnode.ErrInvalid)
-		}
-	}
-	if region == nil || len(at) < f.BodyBytes {
-		p.stats.Refused++
-		if !answered {
-			p.appendFrame(ep, wire.Frame{Kind: wire.FrameRefused, ID: f.ID})
-		}
-		return
-	}
-	t := p.transfers.add(receiveBody, ep)
-	t.id, t.cookie, t.at = f.ID, cookie, at[:f.BodyBytes]
-	t.header = append(t.header, f.Header...)
-	ep.receiving++
-	p.startReceive(ep, e, t, region)
-}
-
-// placeReply asks the completer where a reply's body shall land.
-func (p *poller) placeReply(ep *endpoint, e *C.dn_event, f wire.Frame) {
-	s := p.replyTo(ep, f.ID)
-	if s == nil {
-		return
-	}
-	at, err := s.call.Completer.PlaceReply(s.call, f.Header, f.BodyBytes)
-	if err != nil {
-		p.complete(s, nil, nil, err)
-		return
-	}
-	region := p.n.regionOf(at)
-	if region == nil || len(at) < f.BodyBytes {
-		p.complete(s, nil, nil, fmt.Errorf("%w: a reply of %d bytes placed outside the network's regions", dramnode.ErrInvalid, f.BodyBytes))
-		return
-	}
-	t := p.transfers.add(receiveReply, ep)
-	t.call, t.at = s, at[:f.BodyBytes]
-	t.header = append(t.header, f.Header...)
-	s.receiving = true
-	p.startReceive(ep, e, t, region)
-}
-
-func (p *poller) startReceive(ep *endpoint, e *C.dn_event, t *transfer, region *Region) {
-	ep.transfers++
-	ep.arriving += len(t.at)
-	c := ep.rail.command(C.DN_RECV)
-	c.ep, c.token = e.data, C.uint64_t(t.token())
-	c.body, c.body_len = cAddr(t.at), C.uint64_t(len(t.at))
-	c.memh = region.handles[railIndex(ep.rail)]
-	e.flags &^= C.DN_RNDV_DESC // taken
-}
-
-// received ends a receive.
-func (p *poller) received(t *transfer, status Status) {
-	ep := t.ep
-	ep.transfers--
-	ep.arriving -= len(t.at)
-	if status == 0 {
-		ep.heard = p.now
-	}
-	if t.kind == receiveReply {
-		s := t.call
-		s.receiving = false
-		if status == 0 {
-			p.complete(s, t.header, t.at, nil)
-		} else {
-			p.complete(s, nil, nil, callError(s, status))
-		}
-	} else {
-		ep.receiving--
-		p.servePlaced(t, status)
-	}
-	p.transfers.recycle(t)
-	if status != 0 {
-		p.closeEndpoint(ep, "receive failed", status)
-	}
-	p.forget(ep)
-}
-
-func (p *poller) servePlaced(t *transfer, status Status) {
-	if status != 0 {
-		p.aborted(t.ep, t.id, t.header, t.at, t.cookie, status)
-		return
-	}
-	p.stats.Requests++
-	p.conn.begin(t.ep, t.id)
-	r := p.request(t.ep, t.header, t.at)
-	r.Placed, r.Cookie = true, t.cookie
-	p.n.config.Handler.Serve(r)
-	p.conn.end()
-}
-
-// aborted gives the handler back the memory of a body that did not arrive.
-func (p *poller) aborted(ep *endpoint, id uint64, header, at []byte, cookie uint64, cause error) {
-	p.conn.begin(ep, id)
-	p.conn.answered = true // nothing may be replied
-	r := p.request(ep, header, at)
-	r.Placed, r.Cookie = true, cookie
-	r.Err = fmt.Errorf("%w: the body did not arrive: %w", dramnode.ErrUnavailable, cause)
-	p.n.config.Handler.Serve(r)
-	p.conn.end()
-}
-
-func railIndex(r *rail) int {
-	if r.shm {
-		return 1
-	}
-	return 0
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"unsafe"
 
@@ -16,9 +17,7 @@ import (
 	"github.com/dramnode/dramnode/transport"
 )
 
-const maxRails = 2
-
-// A Region is zeroed memory outside the Go heap, registered with every rail. Pages that nobody wrote
+// A Region is zeroed memory outside the Go heap, registered with both contexts. Pages that nobody wrote
 // take no memory. The race detector does not see what UCX writes into it.
 type Region struct {
 	n     *Network
@@ -26,7 +25,7 @@ type Region struct {
 	base  uintptr // of mem; regionOf may look while Close runs
 	bytes int
 
-	handles [maxRails]C.uint64_t // of ucp_mem_map, by rail; guarded by Network.mu
+	handles [carriers]C.uint64_t // of ucp_mem_map, by context; guarded by Network.mu
 	mapped  bool                 // guarded by Network.mu
 	once    sync.Once
 }
@@ -42,9 +41,18 @@ func (n *Network) Alloc(bytes int) (transport.Region, error) {
 		return nil, fmt.Errorf("%w: mmap of %d bytes: %w", dramnode.ErrNoMemory, bytes, err)
 	}
 	_ = syscall.Madvise(mem, syscall.MADV_HUGEPAGE) // advice: a kernel without it is as good
-	r := &Region{n: n, mem: mem, base: uintptr(unsafe.Pointer(&mem[0])), bytes: bytes}
-	if err := n.register(r); err != nil {
+	r, err := n.regionIn(mem)
+	if err != nil {
 		_ = syscall.Munmap(mem)
+		return nil, err
+	}
+	return r, nil
+}
+
+// regionIn registers memory that is mapped already.
+func (n *Network) regionIn(mem []byte) (*Region, error) {
+	r := &Region{n: n, mem: mem, base: uintptr(unsafe.Pointer(&mem[0])), bytes: len(mem)}
+	if err := n.register(r); err != nil {
 		return nil, err
 	}
 	return r, nil
@@ -52,6 +60,11 @@ func (n *Network) Alloc(bytes int) (transport.Region, error) {
 
 // Bytes returns the whole region; it is valid until Close.
 func (r *Region) Bytes() []byte { return r.mem }
+
+// Words is the whole of the region as words, for those who share it with another process.
+func (r *Region) Words() []atomic.Uint64 {
+	return unsafe.Slice((*atomic.Uint64)(unsafe.Pointer(&r.mem[0])), len(r.mem)/8)
+}
 
 // Close unmaps the region: every slice of it becomes invalid.
 func (r *Region) Close() (err error) {
@@ -66,12 +79,12 @@ func (r *Region) Close() (err error) {
 func (n *Network) register(r *Region) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.rails == nil {
+	if n.contexts == nil {
 		return fmt.Errorf("%w: network", dramnode.ErrClosed)
 	}
 	r.mapped = true
-	for i, rail := range n.rails {
-		status := C.dn_mem_map(rail.c, unsafe.Pointer(&r.mem[0]), C.size_t(len(r.mem)), &r.handles[i])
+	for i, x := range n.contexts {
+		status := C.dn_mem_map(x.c, unsafe.Pointer(&r.mem[0]), C.size_t(len(r.mem)), &r.handles[i])
 		if status != 0 {
 			n.unmapLocked(r)
 			return fmt.Errorf("%w: %w", dramnode.ErrNoMemory, &Error{"ucp_mem_map", Status(status)})
@@ -93,9 +106,9 @@ func (n *Network) unmapLocked(r *Region) {
 		return
 	}
 	r.mapped = false
-	for i, rail := range n.rails {
+	for i, x := range n.contexts {
 		if r.handles[i] != 0 {
-			C.dn_mem_unmap(rail.c, r.handles[i])
+			C.dn_mem_unmap(x.c, r.handles[i])
 			r.handles[i] = 0
 		}
 	}

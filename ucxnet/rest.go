@@ -4,7 +4,9 @@ import "github.com/dramnode/dramnode/transport"
 
 // With cma the receiver of a body reads the sender's memory by itself, and goes on doing so after the
 // sender closed the endpoint by force and UCX gave the body back. So such bodies rest before they are
-// released, for longer than a receiver takes to notice that the peer has gone.
+// released, for longer than a receiver takes to notice that the peer has gone. A receiver that was stopped
+// meanwhile does not notice; it finds that it was, and takes nothing by shared memory for whole that was
+// under way then (poller.stalled, poller.step).
 type quarantined struct {
 	body transport.Body
 	due  nanos

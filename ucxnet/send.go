@@ -10,57 +10,95 @@ import (
 	"github.com/dramnode/dramnode/wire"
 )
 
-// inlineBytes is the longest body that shares a message with other frames: below it one copy costs
-// less than the system call that a message of its own takes.
-const inlineBytes = 2048
+// Bodies up to these lengths share a message with other frames: two copies cost less than what a message of
+// its own does, by tcp a system call at both ends. By shared memory UCX cuts messages of more than 8 KiB.
+const (
+	inlineBytes    = 2 << 10
+	tcpInlineBytes = 8 << 10
+)
+
+// copiedBytes is how much UCX may hold of one endpoint's messages before bodies above inlineBytes are sent from
+// where they lie again: a peer that reads slowly shall not make us copy what it asks for.
+const copiedBytes = 1 << 20
+
+// wideFrameBytes is the shortest frame for which a message by tcp may become longer than wire.BatchBytes:
+// of longer frames too few would share one.
+const wideFrameBytes = 1 << 10
 
 // heldMessages is how many messages of one endpoint UCX may hold before further frames wait to be
 // coalesced: a peer that reads slowly gets full messages, and does not cost a buffer per frame.
 const heldMessages = 32
 
+// fewFrames are not worth a message of their own while more come; measured over tcp with 64 calls.
+const fewFrames = 32
+
+// A bufferPool keeps free buffers of one size.
+type bufferPool struct {
+	free []*buffer
+	size int
+	kept int // free ones, at most
+}
+
+func newBufferPools() [3]bufferPool {
+	return [...]bufferPool{
+		{size: smallBufferBytes, kept: keptBuffers}, {size: largeBufferBytes, kept: keptBuffers}, {size: wideBufferBytes, kept: keptWideBuffers},
+	}
+}
+
+// pool returns the pool of the shortest buffers that hold so many bytes.
+func (p *poller) pool(bytes int) *bufferPool {
+	i := 0
+	for bytes > p.buffers[i].size {
+		i++
+	}
+	return &p.buffers[i]
+}
+
 func (p *poller) buffer(bytes int) *buffer {
-	free, size := &p.small, smallBufferBytes
-	if bytes > smallBufferBytes {
-		free, size = &p.large, largeBufferBytes
-	}
-	n := len(*free)
+	pool := p.pool(bytes)
+	p.held += pool.size
+	n := len(pool.free)
 	if n == 0 {
-		return newBuffer(size)
+		return newBuffer(pool.size)
 	}
-	b := (*free)[n-1]
-	*free = (*free)[:n-1]
+	b := pool.free[n-1]
+	pool.free = pool.free[:n-1]
 	b.reset()
 	return b
 }
 
 func (p *poller) putBuffer(b *buffer) {
-	free := &p.small
-	if b.cap > smallBufferBytes {
-		free = &p.large
-	}
-	if len(*free) == keptBuffers {
+	p.held -= b.cap
+	pool := p.pool(b.cap)
+	if len(pool.free) == pool.kept {
 		b.free()
 		return
 	}
-	*free = append(*free, b)
+	pool.free = append(pool.free, b)
 }
 
 func (p *poller) freeBuffers() {
-	for _, b := range append(p.small, p.large...) {
-		b.free()
+	for i := range p.buffers {
+		for _, b := range p.buffers[i].free {
+			b.free()
+		}
+		p.buffers[i].free = nil
 	}
-	p.small, p.large = nil, nil
 }
 
 // appendFrame adds f, with its body inline, to ep's open message. There is no way for it to fail: the
 // frame fits an empty message.
 func (p *poller) appendFrame(ep *endpoint, f wire.Frame) {
 	need := wire.FrameBytes(len(f.Header), len(f.Body))
-	if ep.batch != nil && len(ep.batch.used)+need > wire.BatchBytes {
+	if ep.batch != nil && (len(ep.batch.used)+need > batchBytes(ep.batch) || p.enough(ep)) {
 		p.sealBatch(ep)
 	}
 	if ep.batch == nil {
-		ep.batch = p.buffer(largeBufferBytes)
+		size := largeBufferBytes
+		if need >= wideFrameBytes && !ep.rail.shm {
+			size = wideBufferBytes
+		}
+		ep.batch = p.buffer(size)
 		ep.batch.used = wire.AppendMessage(ep.batch.used, ep.handshake.mine.cluster)
 		if !ep.dirty {
 			ep.dirty = true
@@ -72,6 +110,21 @@ func (p *poller) appendFrame(ep *endpoint, f wire.Frame) {
 	p.stats.FramesSent++
 }
 
+// batchBytes is how long the message in b may become.
+func batchBytes(b *buffer) int {
+	if b.cap > largeBufferBytes {
+		return b.cap
+	}
+	return wire.BatchBytes
+}
+
+// enough reports whether ep's open message shall take no more frames. Where all calls go out in one
+// message, the peer has nothing to do until it has come, and we have nothing to do until it is answered;
+// two messages of half of them keep both sides busy. A message costs a system call, so a short one does not pay.
+func (p *poller) enough(ep *endpoint) bool {
+	return ep.frames >= max(fewFrames, p.calls.len/2) && ep.messages < heldMessages
+}
+
 func (p *poller) sealBatch(ep *endpoint) {
 	if ep.batch == nil || ep.frames == 0 {
 		return
@@ -81,16 +134,13 @@ func (p *poller) sealBatch(ep *endpoint) {
 	ep.batch, ep.frames = nil, 0
 	p.stats.MessagesSent++
 	p.submitMessage(ep, b, C.DN_AM_BATCH)
-	if ep.link == nil && ep.queued > 8*p.n.limits.QueuedBytes { // calls are refused earlier; replies cannot be
-		p.closeEndpoint(ep, "slow reader", errSlow)
-	}
 }
 
 // submitMessage gives b to UCX as the data of one active message.
 func (p *poller) submitMessage(ep *endpoint, b *buffer, am C.uint16_t) {
 	t := p.transfers.add(sendMessage, ep)
 	t.head = b
-	ep.transfers++
+	ep.begin(p.now)
 	ep.messages++
 	ep.queued += b.cap
 	c := ep.rail.command(C.DN_SEND)
@@ -101,168 +151,68 @@ func (p *poller) submitMessage(ep *endpoint, b *buffer, am C.uint16_t) {
 // sendRequest sends a call's request by its endpoint.
 func (p *poller) sendRequest(s *pending) {
 	f := wire.Frame{ID: s.id, Kind: wire.FrameRequest, Header: s.header}
-	if t := p.sendFrame(s.ep, f, s.call.Body); t != nil {
-		t.call = s
-		s.queued = t
+	if o := p.sendFrame(s.ep, f, s.call.Body); o != nil {
+		o.call, s.queued = s, o
 		p.pumpBulk(s.ep)
 	}
 }
 
 // sendFrame sends f with the body, whose bytes were checked. What does not go inline is queued and
 // returned; the caller pumps.
-func (p *poller) sendFrame(ep *endpoint, f wire.Frame, body transport.Body) *transfer {
+func (p *poller) sendFrame(ep *endpoint, f wire.Frame, body transport.Body) *outgoing {
 	n := len(body.Bytes)
-	if n <= inlineBytes && wire.MessageHeaderBytes+wire.FrameBytes(len(f.Header), n) <= wire.BatchBytes {
+	if n <= inlineBytes || n <= ep.rail.inline && ep.queued < copiedBytes {
 		f.Body = body.Bytes
 		p.appendFrame(ep, f)
 		body.Release()
 		return nil
 	}
-	t := p.transfers.add(sendSeparate, ep)
+	o := p.newOutgoing(ep)
 	f.Flags, f.BodyBytes = wire.FrameSeparate, n
 	size := wire.MessageHeaderBytes + wire.FrameBytes(len(f.Header), 0)
 	if p.n.regionOf(body.Bytes) == nil { // at most CopyBytes: goes behind the message
-		t.head = p.buffer(size + n)
-		copied := t.head.used[size : size+n]
+		o.head = p.buffer(size + n)
+		copied := o.head.used[size : size+n]
 		copy(copied, body.Bytes)
 		body.Release()
-		t.at = copied
+		o.at = copied
 	} else {
-		t.head = p.buffer(size)
-		t.body, t.at = body, body.Bytes
+		o.head = p.buffer(size)
+		o.body, o.at = body, body.Bytes
 	}
-	t.head.used = wire.AppendFrame(wire.AppendMessage(t.head.used, ep.handshake.mine.cluster), f)
-	wire.SealMessage(t.head.used, 1)
-	ep.bulk.push(t)
-	return t
+	ep.queued += o.head.cap
+	p.fillSeparate(o.head, ep, f)
+	o.id, o.kind = f.ID, f.Kind
+	ep.bulk.push(o)
+	return o
 }
 
-// A bulkQueue holds back bodies, so that a few travel at full speed rather than many slowly: their
-// receivers' memory and caches are finite.
-type bulkQueue struct {
-	waiting []*transfer // oldest first, from head on; a nil was dequeued
-	head    int
-	weight  int // of the bodies under way: bulkWeight each, 1 for an eager one
-	bytes   int // of them
-}
-
-const bulkWeight = 8
-
-func (q *bulkQueue) len() int { return len(q.waiting) - q.head }
-
-func (q *bulkQueue) push(t *transfer) {
-	if q.head > 64 && q.head > len(q.waiting)/2 {
-		q.waiting = q.waiting[:copy(q.waiting, q.waiting[q.head:])]
-		q.head = 0
-	}
-	q.waiting = append(q.waiting, t)
-}
-
-func weigh(r *rail, t *transfer) int {
-	if len(t.at) > r.eager {
-		return bulkWeight
-	}
-	return 1
-}
-
-// pumpBulk starts waiting bodies as far as the limits go.
-func (p *poller) pumpBulk(ep *endpoint) {
-	q := &ep.bulk
-	for q.head < len(q.waiting) {
-		t := q.waiting[q.head]
-		if t != nil {
-			w := weigh(ep.rail, t)
-			if q.weight > 0 && (q.weight+w > bulkWeight*p.n.limits.BulkTransfers || q.bytes+len(t.at) > p.n.limits.BulkBytes) {
-				return
-			}
-			q.weight += w
-			q.bytes += len(t.at)
-			p.startBody(ep, t)
-		}
-		q.waiting[q.head] = nil
-		q.head++
-	}
-	q.waiting, q.head = q.waiting[:0], 0
-}
-
-func (p *poller) startBody(ep *endpoint, t *transfer) {
-	if t.call != nil {
-		t.call.queued = nil
-	}
-	t.call = nil
-	ep.transfers++
-	p.stats.BodiesSent++
-	c := ep.rail.command(C.DN_SEND)
-	c.am, c.flags, c.token, c.ep = C.DN_AM_SEPARATE, C.DN_EAGER, C.uint64_t(t.token()), ep.ucp
-	if len(t.at) > ep.rail.eager {
-		c.flags = C.DN_RNDV
-	}
-	c.head, c.head_len = cAddr(t.head.used), C.uint64_t(len(t.head.used))
-	c.body, c.body_len = cAddr(t.at), C.uint64_t(len(t.at))
-}
-
-// dequeue takes a call's body out of the queue, if it is there: the request was never sent.
-func (p *poller) dequeue(s *pending) {
-	t := s.queued
-	if t == nil {
-		return
-	}
-	for i, w := range t.ep.bulk.waiting {
-		if w == t {
-			t.ep.bulk.waiting[i] = nil
-		}
-	}
-	p.discard(t)
-}
-
-// discard ends a transfer that UCX never saw.
-func (p *poller) discard(t *transfer) {
-	p.transfers.take(t.token())
-	p.putBuffer(t.head)
-	body := t.body
-	p.transfers.recycle(t)
-	body.Release()
-}
-
-// dropBulk ends what waits at a closed endpoint.
-func (p *poller) dropBulk(ep *endpoint, cause error) {
-	q := &ep.bulk
-	for i := q.head; i < len(q.waiting); i++ {
-		t := q.waiting[i]
-		q.waiting[i] = nil
-		switch {
-		case t == nil:
-		case t.call != nil:
-			s := t.call
-			err := callError(s, cause)
-			p.discard(t)
-			p.complete(s, nil, nil, err)
-		default:
-			p.stats.LostReplies++
-			p.discard(t)
-		}
-	}
-	q.waiting, q.head = nil, 0
+// fillSeparate makes b the message of f, whose body is separate.
+func (p *poller) fillSeparate(b *buffer, ep *endpoint, f wire.Frame) {
+	b.used = wire.AppendFrame(wire.AppendMessage(b.used, ep.handshake.mine.cluster), f)
+	wire.SealMessage(b.used, 1)
 }
 
 // sent ends a send. On a live endpoint an error means that the connection is broken.
 func (p *poller) sent(t *transfer, status Status) {
-	ep, body := t.ep, t.body
-	ep.transfers--
+	ep, out := t.ep, t.out
+	ep.end(p.now)
+	ep.queued -= t.head.cap
 	if t.kind == sendMessage {
 		ep.messages--
-		ep.queued -= t.head.cap
 		if ep.batch != nil && !ep.dirty {
 			ep.dirty = true
 			p.dirty = append(p.dirty, ep)
 		}
 	} else {
-		ep.bulk.weight -= weigh(ep.rail, t)
 		ep.bulk.bytes -= len(t.at)
+		out.held--
 	}
 	p.putBuffer(t.head)
 	p.transfers.recycle(t)
-	p.releaseBody(ep, body)
+	if out != nil && out.held == 0 && (out.sent == len(out.at) || ep.state >= epClosing) {
+		p.endOutgoing(out)
+	}
 	if status != 0 && status != statusCanceled {
 		p.closeEndpoint(ep, "send failed", status)
 	}

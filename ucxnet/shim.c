@@ -45,9 +45,12 @@ static struct {
 #undef X
 } ucx;
 
+struct dn_context {
+    ucp_context_h ucp;
+};
+
 typedef struct {
     dn_rail pub; // first: a dn_rail * is a rail *
-    ucp_context_h context;
     ucp_worker_h worker;
     ucp_listener_h listener;
     uint32_t cap;
@@ -210,7 +213,7 @@ static ucs_status_t set_handler(rail *r, unsigned id)
     return ucx.ucp_worker_set_am_recv_handler(r->worker, &p);
 }
 
-static ucs_status_t open_context(rail *r)
+static ucs_status_t open_context(ucp_context_h *context)
 {
     ucp_config_t *config;
     ucs_status_t s = ucx.ucp_config_read(NULL, NULL, &config);
@@ -221,19 +224,19 @@ static ucs_status_t open_context(rail *r)
         .features = UCP_FEATURE_AM | UCP_FEATURE_WAKEUP,
         .mt_workers_shared = 1, // regions are mapped beside the poller
     };
-    s = ucx.ucp_init_version(UCP_API_MAJOR, UCP_API_MINOR, &p, config, &r->context);
+    s = ucx.ucp_init_version(UCP_API_MAJOR, UCP_API_MINOR, &p, config, context);
     ucx.ucp_config_release(config);
     return s;
 }
 
-static ucs_status_t open_worker(rail *r)
+static ucs_status_t open_worker(rail *r, ucp_context_h context)
 {
     ucp_worker_params_t p = {
         .field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE | UCP_WORKER_PARAM_FIELD_FLAGS,
         .thread_mode = UCS_THREAD_MODE_SERIALIZED,
         .flags = UCP_WORKER_FLAG_IGNORE_REQUEST_LEAK, // a peer killed inside shm rendezvous leaks some
     };
-    ucs_status_t s = ucx.ucp_worker_create(r->context, &p, &r->worker);
+    ucs_status_t s = ucx.ucp_worker_create(context, &p, &r->worker);
     if (s != UCS_OK)
         return s;
     ucp_worker_attr_t a = {.field_mask = UCP_WORKER_ATTR_FIELD_MAX_AM_HEADER};
@@ -246,10 +249,33 @@ static ucs_status_t open_worker(rail *r)
     return UCS_OK;
 }
 
-dn_rail *dn_open(char *err, size_t err_bytes)
+dn_context *dn_open(char *err, size_t err_bytes)
+{
+    dn_context *c = calloc(1, sizeof *c);
+    if (!c) {
+        snprintf(err, err_bytes, "out of memory");
+        return NULL;
+    }
+    dn_rest_begin();
+    ucs_status_t s = open_context(&c->ucp);
+    if (s == UCS_OK)
+        return c;
+    dn_rest_end();
+    fail(err, err_bytes, "ucp_init", s);
+    free(c);
+    return NULL;
+}
+
+void dn_close(dn_context *c)
+{
+    ucx.ucp_cleanup(c->ucp);
+    dn_rest_end();
+    free(c);
+}
+
+dn_rail *dn_open_rail(dn_context *c, char *err, size_t err_bytes)
 {
     rail *r = calloc(1, sizeof *r);
-    ucs_status_t s;
     if (!r || !(r->pub.events = calloc(SOFT_EVENTS * 2, sizeof(dn_event)))) {
         snprintf(err, err_bytes, "out of memory");
         free(r);
@@ -257,13 +283,11 @@ dn_rail *dn_open(char *err, size_t err_bytes)
     }
     r->cap = SOFT_EVENTS * 2;
     here = r;
-    if ((s = open_context(r)) != UCS_OK)
-        fail(err, err_bytes, "ucp_init", s);
-    else if ((s = open_worker(r)) != UCS_OK)
-        fail(err, err_bytes, "ucp_worker_create", s);
-    else
+    ucs_status_t s = open_worker(r, c->ucp);
+    if (s == UCS_OK)
         return &r->pub;
-    dn_close(&r->pub);
+    fail(err, err_bytes, "ucp_worker_create", s);
+    dn_close_rail(&r->pub);
     return NULL;
 }
 
@@ -371,15 +395,6 @@ static void close_ep(const dn_cmd *c)
         push(DN_EV_CLOSED, c->token, UCS_PTR_RAW_STATUS(q));
 }
 
-// settle lets UCX handle the events that its own thread noticed while a call had it locked out. They
-// are kept by descriptor number and handled by the next progress; an endpoint's number must not find
-// a new owner in between, or that one gets the old one's event and UCX aborts.
-static void settle(rail *r)
-{
-    if (r->pub.count < SOFT_EVENTS)
-        ucx.ucp_worker_progress(r->worker);
-}
-
 static void run(rail *r, const dn_cmd *c)
 {
     switch (c->op) {
@@ -397,9 +412,7 @@ static void run(rail *r, const dn_cmd *c)
         ucx.ucp_am_data_release(r->worker, (void *)(uintptr_t)c->ep);
         break;
     case DN_CLOSE:
-        settle(r);
         close_ep(c);
-        settle(r);
         break;
     }
 }
@@ -425,12 +438,15 @@ int dn_step(dn_rail *pub, const dn_cmd *cmds, int n, int rounds)
     release_events(r);
     for (int i = 0; i < n; i++)
         run(r, &cmds[i]);
+    // The first events end the step: what they cause goes out while the peer still works on the rest.
     uint32_t busy = 0;
-    for (int idle = 0; r->pub.count < SOFT_EVENTS && busy < BUSY_ROUNDS;)
+    int idle = 0;
+    do {
         if (ucx.ucp_worker_progress(r->worker))
             busy++;
-        else if (++idle >= rounds || r->pub.count)
-            break;
+        else
+            idle++;
+    } while (!r->pub.count && idle < rounds && busy < BUSY_ROUNDS);
     r->pub.active = busy;
     return (int)r->pub.count;
 }
@@ -451,7 +467,7 @@ size_t dn_ep_info(uint64_t ep, char *text, size_t bytes)
     return n;
 }
 
-int dn_mem_map(dn_rail *pub, void *addr, size_t bytes, uint64_t *memh)
+int dn_mem_map(dn_context *c, void *addr, size_t bytes, uint64_t *memh)
 {
     ucp_mem_map_params_t p = {
         .field_mask = UCP_MEM_MAP_PARAM_FIELD_ADDRESS | UCP_MEM_MAP_PARAM_FIELD_LENGTH | UCP_MEM_MAP_PARAM_FIELD_FLAGS,
@@ -460,35 +476,26 @@ int dn_mem_map(dn_rail *pub, void *addr, size_t bytes, uint64_t *memh)
         .flags = UCP_MEM_MAP_NONBLOCK, // do not touch pages that nobody wrote
     };
     ucp_mem_h h = NULL;
-    ucs_status_t s = ucx.ucp_mem_map(((rail *)pub)->context, &p, &h);
+    ucs_status_t s = ucx.ucp_mem_map(c->ucp, &p, &h);
     *memh = (uintptr_t)h;
     return s;
 }
 
-int dn_mem_unmap(dn_rail *pub, uint64_t memh)
+int dn_mem_unmap(dn_context *c, uint64_t memh)
 {
-    return ucx.ucp_mem_unmap(((rail *)pub)->context, (ucp_mem_h)(uintptr_t)memh);
+    return ucx.ucp_mem_unmap(c->ucp, (ucp_mem_h)(uintptr_t)memh);
 }
 
-void dn_close_listener(dn_rail *pub)
-{
-    rail *r = here = (rail *)pub;
-    if (r->listener)
-        ucx.ucp_listener_destroy(r->listener);
-    r->listener = NULL;
-}
-
-void dn_close(dn_rail *pub)
+void dn_close_rail(dn_rail *pub)
 {
     rail *r = here = (rail *)pub;
     if (r->worker) {
         release_events(r);
-        dn_close_listener(pub);
+        if (r->listener)
+            ucx.ucp_listener_destroy(r->listener);
         ucx.ucp_worker_destroy(r->worker);
         r->worker = NULL;
     }
-    if (r->context)
-        ucx.ucp_cleanup(r->context);
     release_events(r); // what the destruction reported
     free(r->pub.events);
     free(r);

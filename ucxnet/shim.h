@@ -1,9 +1,10 @@
 // The C side of ucxnet: UCX behind integers and two arrays.
 //
-// A rail is one UCX context with one worker and at most one listener. Everything happens in dn_step:
-// it runs commands, lets UCX progress, and leaves events in an array that is valid until the next
-// dn_step. UCX calls back only inside these functions, and a callback does nothing but append an event.
-// One thread at a time may use a rail; dn_mem_map and dn_mem_unmap may run beside it.
+// A context is a UCX context, in which memory is registered and which the workers of one configuration
+// share. A rail is one worker of it with at most one listener. Everything happens in dn_step: it runs
+// commands, lets UCX progress, and leaves events in an array that is valid until the next dn_step. UCX
+// calls back only inside these functions, and a callback does nothing but append an event. One thread at
+// a time may use a rail; dn_mem_map and dn_mem_unmap may run beside it.
 #ifndef DN_SHIM_H
 #define DN_SHIM_H
 
@@ -13,7 +14,7 @@
 // Commands. Memory that a SEND names stays valid until its SENT event, a RECV's until RECEIVED.
 enum {
     DN_CONNECT = 1, // head: struct sockaddr of head_len bytes -> EP
-    DN_ACCEPT,      // ep: connection request -> EP
+    DN_ACCEPT,      // ep: connection request, of this or another rail of the context -> EP
     DN_SEND,        // ep, am, head, body, flags -> SENT
     DN_RECV,        // ep: rendezvous descriptor, body: destination, memh -> RECEIVED
     DN_RELEASE,     // ep: rendezvous descriptor that is not wanted
@@ -73,8 +74,14 @@ int dn_load(char *err, size_t err_bytes);
 void dn_version(unsigned *major, unsigned *minor, unsigned *release);
 const char *dn_status(int status);
 
-// dn_open makes a rail as the environment says. NULL with a message in err on failure.
-dn_rail *dn_open(char *err, size_t err_bytes);
+typedef struct dn_context dn_context;
+
+// dn_open makes a context as the environment says, dn_open_rail a rail in it. NULL with a message in err
+// on failure.
+dn_context *dn_open(char *err, size_t err_bytes);
+dn_rail *dn_open_rail(dn_context *context, char *err, size_t err_bytes);
+// dn_close destroys a context, whose rails are closed and whose memory is unmapped before.
+void dn_close(dn_context *context);
 // dn_listen binds the listener; *port becomes the bound port. A UCX status.
 int dn_listen(dn_rail *rail, const void *addr, size_t addr_bytes, uint16_t *port);
 int dn_efd(dn_rail *rail);
@@ -83,11 +90,16 @@ int dn_arm(dn_rail *rail);
 int dn_step(dn_rail *rail, const dn_cmd *cmds, int n, int rounds);
 // dn_ep_info writes UCX's description of the endpoint into text, cut to fit; the bytes written.
 size_t dn_ep_info(uint64_t ep, char *text, size_t bytes);
-// dn_close destroys listener, worker and context. Endpoints are closed and memory is unmapped before.
-void dn_close(dn_rail *rail);
-void dn_close_listener(dn_rail *rail);
+// dn_close_rail destroys listener and worker. Endpoints are closed before.
+void dn_close_rail(dn_rail *rail);
 
-int dn_mem_map(dn_rail *rail, void *addr, size_t bytes, uint64_t *memh);
-int dn_mem_unmap(dn_rail *rail, uint64_t memh);
+// A closed socket's descriptor number rests while a context is open (close.c). dn_rest_tick ends the rest of
+// those that rested long enough, and returns how many still do; call it every 10 to 100 ms.
+void dn_rest_begin(void);
+void dn_rest_end(void);
+unsigned dn_rest_tick(void);
+
+int dn_mem_map(dn_context *context, void *addr, size_t bytes, uint64_t *memh);
+int dn_mem_unmap(dn_context *context, uint64_t memh);
 
 #endif

@@ -32,7 +32,7 @@ type sleeper struct {
 	inherited fdSet
 }
 
-func newSleeper(fds []int) (s *sleeper, err error) {
+func newSleeper() (s *sleeper, err error) {
 	s = &sleeper{epoll: -1, event: -1}
 	defer func() {
 		if err != nil {
@@ -45,10 +45,8 @@ func newSleeper(fds []int) (s *sleeper, err error) {
 	if s.event, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
 		return nil, fmt.Errorf("eventfd: %w", err)
 	}
-	for _, fd := range append(fds, s.event) {
-		if err = unix.EpollCtl(s.epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)}); err != nil {
-			return nil, fmt.Errorf("epoll_ctl: %w", err)
-		}
+	if err = s.watch(s.event); err != nil {
+		return nil, err
 	}
 	dup, err := unix.FcntlInt(uintptr(s.epoll), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
@@ -63,6 +61,27 @@ func newSleeper(fds []int) (s *sleeper, err error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// watch makes fd end a park when it is readable.
+func (s *sleeper) watch(fd int) error {
+	if err := unix.EpollCtl(s.epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)}); err != nil {
+		return fmt.Errorf("epoll_ctl: %w", err)
+	}
+	return nil
+}
+
+// unwatch is called before fd is closed.
+func (s *sleeper) unwatch(fd int) { _ = unix.EpollCtl(s.epoll, unix.EPOLL_CTL_DEL, fd, nil) }
+
+// readableFDs appends the watched descriptors that are readable now, some of them if they are many.
+func (s *sleeper) readableFDs(fds []int) []int {
+	var events [64]unix.EpollEvent
+	n, _ := unix.EpollWait(s.epoll, events[:], 0) // an error: none, for now
+	for _, e := range events[:max(n, 0)] {
+		fds = append(fds, int(e.Fd))
+	}
+	return fds
 }
 
 // wake ends the current or the next park.

@@ -14,11 +14,16 @@ import (
 
 func newTestSleeper(t *testing.T, fds ...int) *sleeper {
 	t.Helper()
-	s, err := newSleeper(fds)
+	s, err := newSleeper()
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.close)
+	for _, fd := range fds {
+		if err := s.watch(fd); err != nil {
+			t.Fatal(err)
+		}
+	}
 	return s
 }
 
@@ -91,7 +96,7 @@ func TestSleeperSeesOldEdges(t *testing.T) {
 }
 
 func TestLateWakeIsHarmless(t *testing.T) {
-	s, err := newSleeper(nil)
+	s, err := newSleeper()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -47,7 +47,7 @@ func TestTransferTable(t *testing.T) {
 		t.Error("a transfer is not taken exactly once")
 	}
 	table.recycle(a)
-	b := table.add(receiveBody, ep)
+	b := table.add(receivePiece, ep)
 	if b != a || table.take(token) != nil || table.take(b.token()) != b {
 		t.Error("an old token finds the slot's next transfer")
 	}
@@ -74,6 +74,39 @@ func TestPause(t *testing.T) {
 		}
 		if got := pause(timing, c.fails, c.refused, most); got != c.to_ {
 			t.Errorf("pause after %d fails, refused %v, is at most %v, want %v", c.fails, c.refused, got, c.to_)
+		}
+	}
+}
+
+// A dialler waits longer after each attempt that ran out of time, up to a bound; an acceptor waits as long,
+// unless many say nothing.
+func TestConnectLimit(t *testing.T) {
+	p := &poller{n: &Network{timing: transport.Timing{}.WithDefaults(), limits: Limits{}.withDefaults()}}
+	second := nanos(time.Second)
+	for _, c := range []struct {
+		late, greeting int
+		want           nanos // of the dialler
+		inbound        nanos
+	}{
+		{0, 0, second, 8 * second},
+		{1, 128, 2 * second, 8 * second},
+		{3, 129, 8 * second, second},
+		{100, 256, 8 * second, second},
+	} {
+		l := &link{}
+		l.carriers[1].late, p.greeting = c.late, c.greeting
+		if got := p.connectLimit(&endpoint{rail: &rail{shm: true}, link: l}); got != c.want {
+			t.Errorf("after %d late attempts the dialler waits %d ns, want %d", c.late, got, c.want)
+		}
+		if got := p.connectLimit(&endpoint{rail: &rail{}}); got != c.inbound {
+			t.Errorf("with %d strangers the acceptor waits %d ns, want %d", c.greeting, got, c.inbound)
+		}
+	}
+	p.greeting = 0
+	for workers, want := range map[int]nanos{32: 8 * second, 33: second} {
+		p.shmRails = workers
+		if got := p.connectLimit(&endpoint{rail: &rail{shm: true}}); got != want {
+			t.Errorf("with %d workers the acceptor waits %d ns for a peer by shared memory, want %d", workers, got, want)
 		}
 	}
 }

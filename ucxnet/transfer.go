@@ -1,14 +1,11 @@
 package ucxnet
 
-import "github.com/dramnode/dramnode/transport"
-
 type transferKind uint8
 
 const (
 	sendMessage  transferKind = iota + 1 // coalesced frames, or a hello
-	sendSeparate                         // a frame and its body
-	receiveBody                          // of an inbound request
-	receiveReply                         // of a call
+	sendPiece                            // of a body, with its frame
+	receivePiece                         // of a body
 )
 
 // A transfer is memory that UCX reads or writes: it belongs to UCX until its event, or until it is
@@ -18,19 +15,14 @@ type transfer struct {
 
 	kind transferKind
 	ep   *endpoint
-	head *buffer        // sends: the message
-	body transport.Body // sends: released at the end; absent when it was copied behind the message
-	at   []byte         // the body's bytes: what is sent, or where it lands
-	call *pending       // the call whose request or reply this is; nil once it has ended
+	head *buffer // sends: the message
+	at   []byte  // pieces: what is sent, or where it lands
 
-	id     uint64 // receiveBody: of the request, with its header and the handler's cookie
-	header []byte
-	cookie uint64
+	out *outgoing // sendPiece
+	in  *incoming // receivePiece
 }
 
 func (t *transfer) token() uint64 { return uint64(t.generation)<<32 | uint64(t.index) }
-
-func (t *transfer) receives() bool { return t.kind >= receiveBody }
 
 // A transferTable finds transfers by token: the slot's index and its generation, so that an event that
 // comes after a transfer was given up finds nothing.
@@ -66,7 +58,7 @@ func (tt *transferTable) take(token uint64) *transfer {
 
 // recycle makes a taken transfer free.
 func (tt *transferTable) recycle(t *transfer) {
-	*t = transfer{index: t.index, generation: t.generation, header: t.header[:0]}
+	*t = transfer{index: t.index, generation: t.generation}
 	tt.free = append(tt.free, t)
 }
 

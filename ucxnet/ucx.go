@@ -80,14 +80,17 @@ var loadEnv = map[string]string{
 	"UCX_LOG_LEVEL":     "fatal", // it logs to stdout, and takes a killed peer or a busy port for an error
 }
 
-// railEnv is read when a rail opens. What the user set stands.
+// railEnv is read when contexts and rails open, and shared-memory rails do so at any time: so it is set
+// once, for good. What the user set stands.
 var railEnv = map[string]string{
 	"UCX_MAX_RNDV_RAILS":   "1", // never stripe large values over an unrelated card
 	"UCX_TCP_CM_REUSEADDR": "y", // restart on the same port
 	"UCX_TCP_CM_SYN_CNT":   "2",
-	// Rendezvous over tcp goes by active messages, which is about as fast as UCX's emulated put, and
-	// without the abort of UCX 1.13.1 when a peer dies with puts under way (tcp_ep.c, handle_put_ack).
-	"UCX_TCP_PUT_ENABLE": "n",
+	// Rendezvous over tcp goes by active messages: UCX 1.13.1 aborts when a peer dies with emulated puts
+	// under way (tcp_ep.c, handle_put_ack). A fragment is as long as a receive buffer; with UCX's 64 KiB a
+	// 16 MiB put has 0.6 of the speed of emulated puts, with 256 KiB 0.9, with 512 KiB the same.
+	"UCX_TCP_PUT_ENABLE":  "n",
+	"UCX_TCP_RX_SEG_SIZE": "512k",
 	// A connect must not block the poller. Also, where a blocking one succeeds and the peer dies before
 	// the first byte is sent, UCX 1.13.1 aborts (tcp_ep.c, uct_tcp_ep_destroy_progress).
 	"UCX_TCP_CONN_NB":          "y",
@@ -96,22 +99,27 @@ var railEnv = map[string]string{
 	"UCX_TCP_KEEPCNT":          "3",
 	"UCX_KEEPALIVE_INTERVAL":   "1s",
 	"UCX_WARN_UNUSED_ENV_VARS": "n",
-}
-
-// shmEnv makes shared memory work with error handling: UCX turns it off otherwise.
-var shmEnv = map[string]string{
-	"UCX_TLS":                   "tcp,posix,cma",
+	// Shared memory works with error handling then: UCX turns it off otherwise.
 	"UCX_MM_ERROR_HANDLING":     "y",
 	"UCX_CMA_MEMORY_INVALIDATE": "y",
+	// A rail takes this many slots of 8 KiB in /dev/shm, half of UCX's own default: see shmRailBytes.
+	"UCX_POSIX_FIFO_SIZE":    "128",
+	"UCX_POSIX_RX_BUFS_GROW": "128",
 }
 
-// withEnv runs f with the variables set that the user left unset (or with force, all of them).
-func withEnv(vars map[string]string, force bool, f func() error) error {
+// shmEnv is that of the context for shared memory. Its peers are on this host and in this network
+// namespace, so they are reached by the loopback device. The receiver of a body always reads it: a
+// peer that wrote into our memory would go on doing so after we gave it up.
+var shmEnv = map[string]string{
+	"UCX_TLS":         "tcp,posix,cma",
+	"UCX_NET_DEVICES": "lo",
+	"UCX_RNDV_SCHEME": "get_zcopy",
+}
+
+// withEnv runs f with the variables set.
+func withEnv(vars map[string]string, f func() error) error {
 	for k, v := range vars {
 		old, set := os.LookupEnv(k)
-		if set && !force {
-			continue
-		}
 		if err := os.Setenv(k, v); err != nil {
 			return err
 		}
@@ -128,27 +136,85 @@ func loadLocked() error {
 	if loading.done {
 		return nil
 	}
-	return withEnv(loadEnv, false, func() error {
-		var text [256]C.char
-		if C.dn_load(&text[0], C.size_t(len(text))) != 0 {
-			return fmt.Errorf("ucxnet: libucp.so.0 not found: install libucx0 (Debian, Ubuntu) or ucx (Fedora): %s", C.GoString(&text[0]))
+	for _, vars := range []map[string]string{loadEnv, railEnv} {
+		for k, v := range vars {
+			if _, set := os.LookupEnv(k); set {
+				continue
+			}
+			if err := os.Setenv(k, v); err != nil {
+				return err
+			}
 		}
-		loading.done = true
-		return nil
-	})
+	}
+	var text [256]C.char
+	if C.dn_load(&text[0], C.size_t(len(text))) != 0 {
+		return fmt.Errorf("ucxnet: libucp.so.0 not found: install libucx0 (Debian, Ubuntu) or ucx (Fedora): %s", C.GoString(&text[0]))
+	}
+	loading.done = true
+	return nil
 }
 
-// A rail is one UCX context and worker. Its poller alone uses it, save that any goroutine may map memory.
-type rail struct {
-	c     *C.dn_rail
-	shm   bool
-	fd    int    // becomes readable when there is work, after arm
-	port  uint16 // of the listener, 0 without
-	bound netip.AddrPort
-	cmds  []C.dn_cmd
-	eager int // longest separate body that goes eagerly
+// A ucpContext is one UCX context: one for tcp, one for shared memory. Memory is registered with it, and
+// its rails share that.
+type ucpContext struct {
+	c   *C.dn_context
+	shm bool
+}
 
-	fruitless int // steps in a row that brought nothing
+// openContext opens the context for tcp by the device ("": any), or for shared memory.
+func openContext(shm bool, device string) (*ucpContext, error) {
+	loading.mu.Lock()
+	defer loading.mu.Unlock()
+	if err := loadLocked(); err != nil {
+		return nil, err
+	}
+	vars := shmEnv
+	if !shm {
+		vars = map[string]string{}
+		for k, v := range map[string]string{"UCX_TLS": "tcp", "UCX_NET_DEVICES": device} {
+			if _, set := os.LookupEnv(k); !set && v != "" {
+				vars[k] = v
+			}
+		}
+	}
+	x := &ucpContext{shm: shm}
+	err := withEnv(vars, func() error {
+		var text [256]C.char
+		if x.c = C.dn_open(&text[0], C.size_t(len(text))); x.c == nil {
+			return errors.New("ucxnet: " + C.GoString(&text[0]))
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// close destroys the context, after its rails.
+func (x *ucpContext) close() {
+	loading.mu.Lock()
+	defer loading.mu.Unlock()
+	C.dn_close(x.c)
+}
+
+// A rail is one UCX worker. Its poller alone uses it. All connections by tcp share one; each connection
+// by shared memory has its own, which lives and dies with it.
+type rail struct {
+	c      *C.dn_rail
+	shm    bool
+	fd     int    // becomes readable when there is work, after arm
+	port   uint16 // of the listener, 0 without
+	bound  netip.AddrPort
+	cmds   []C.dn_cmd
+	eager  int // longest separate body that goes eagerly
+	piece  int // longest piece of a body
+	inline int // longest body that is not separate
+
+	set       *railSet // that it is in
+	awake     bool     // else it is armed and not looked at
+	fruitless int      // steps in a row that brought nothing
+	lost      uint64   // events, as far as counted
 
 	endpoints map[C.uint64_t]*endpoint // by UCX handle
 	unguarded error                    // why the kernel does not filter what comes to the listener; nil: it does
@@ -160,43 +226,32 @@ const (
 	shmEagerBytes = 8 << 10
 )
 
-func openRail(shm bool, device string) (*rail, error) {
+// openRail makes a worker. By shared memory that takes about a millisecond.
+func (x *ucpContext) openRail() (*rail, error) {
 	loading.mu.Lock()
 	defer loading.mu.Unlock()
-	if err := loadLocked(); err != nil {
-		return nil, err
+	r := &rail{shm: x.shm, eager: tcpEagerBytes, piece: pieceBytes, inline: tcpInlineBytes, endpoints: map[C.uint64_t]*endpoint{}}
+	if x.shm {
+		r.piece = wholeBytes
+		r.eager, r.inline = shmEagerBytes, inlineBytes
 	}
-	r := &rail{shm: shm, eager: tcpEagerBytes, endpoints: map[C.uint64_t]*endpoint{}}
-	vars := map[string]string{"UCX_TLS": "tcp"}
-	if device != "" {
-		vars["UCX_NET_DEVICES"] = device
+	var text [256]C.char
+	if r.c = C.dn_open_rail(x.c, &text[0], C.size_t(len(text))); r.c == nil {
+		return nil, errors.New("ucxnet: " + C.GoString(&text[0]))
 	}
-	if shm {
-		r.eager = shmEagerBytes
-		vars = shmEnv
-	}
-	err := withEnv(railEnv, false, func() error { return withEnv(vars, shm, r.open) })
-	if err != nil {
-		return nil, err
+	if r.fd = int(C.dn_efd(r.c)); r.fd < 0 {
+		C.dn_close_rail(r.c)
+		return nil, errors.New("ucxnet: UCX has no event file descriptor here")
 	}
 	return r, nil
 }
 
-func (r *rail) open() error {
-	var text [256]C.char
-	if r.c = C.dn_open(&text[0], C.size_t(len(text))); r.c == nil {
-		return errors.New("ucxnet: " + C.GoString(&text[0]))
-	}
-	if r.fd = int(C.dn_efd(r.c)); r.fd < 0 {
-		C.dn_close(r.c)
-		return errors.New("ucxnet: UCX has no event file descriptor here")
-	}
-	return nil
-}
-
+// close destroys the worker. What UCX still held for its endpoints is no longer touched afterwards.
 func (r *rail) close() {
 	r.quiesce()
-	C.dn_close(r.c)
+	loading.mu.Lock()
+	defer loading.mu.Unlock()
+	C.dn_close_rail(r.c)
 	r.c = nil
 }
 
@@ -244,6 +299,9 @@ func Version() (string, error) {
 
 // command returns a new command of the next step; the pointer is valid until the next call.
 func (r *rail) command(op C.uint16_t) *C.dn_cmd {
+	if !r.awake && r.set != nil {
+		r.set.wake(r)
+	}
 	r.cmds = append(r.cmds, C.dn_cmd{op: op})
 	return &r.cmds[len(r.cmds)-1]
 }
@@ -310,12 +368,14 @@ type buffer struct {
 	used []byte
 }
 
-// Two sizes: the header part of a frame with a separate body mostly fits the small one; the large one
-// holds a full batch, or the longest header with a body that is copied.
+// Three sizes: the header part of a frame with a separate body mostly fits the small one; the large one
+// holds a full batch, or the longest header with a body that is copied; the wide one a batch of long frames.
 const (
 	smallBufferBytes = 512
 	largeBufferBytes = 9216
+	wideBufferBytes  = 32 << 10
 	keptBuffers      = 256 // free buffers kept of each size
+	keptWideBuffers  = 64
 )
 
 func newBuffer(bytes int) *buffer {

@@ -6,7 +6,8 @@
 //
 // A message is one UCX active message: a 24-byte header, then frames. Small frames to one peer share
 // a message. A frame with a large body travels alone: its body is the data part of the active message
-// (eager or rendezvous), everything else the header part.
+// (eager or rendezvous), everything else the header part. A longer body comes in pieces, in order, one
+// message each, between which other messages go.
 package wire
 
 import (
@@ -25,7 +26,7 @@ const Magic uint32 = 'D' | 'R'<<8 | 'A'<<16 | 'M'<<24
 const (
 	MessageHeaderBytes = 24
 	FrameHeaderBytes   = 16
-	// BatchBytes is the longest message of coalesced frames.
+	// BatchBytes is how long a message of short coalesced frames becomes. Readers set no limit.
 	BatchBytes = 8000
 )
 
@@ -62,8 +63,11 @@ const (
 	FrameIntro   FrameKind = 6 // the header is an Intro; first frame of each side after the hello
 )
 
-// FrameSeparate marks a frame whose body is the data part of the active message.
-const FrameSeparate uint8 = 1
+// Flags of a frame.
+const (
+	FrameSeparate uint8 = 1 // the body, or a piece of it, is the data part of the active message
+	FramePiece    uint8 = 2 // with FrameSeparate: not the first piece; kind and ID are those of the first
+)
 
 // A Frame is one request, reply or transport notice within a message.
 type Frame struct {
@@ -72,7 +76,7 @@ type Frame struct {
 	Flags     uint8
 	Header    []byte
 	Body      []byte // nil when the body is separate
-	BodyBytes int
+	BodyBytes int    // from here on: more than a separate data part has when further pieces follow
 }
 
 // FrameBytes is the space a frame takes in a message, padded to 8 bytes. A separate body counts 0.
@@ -179,11 +183,11 @@ func (r *MessageReader) Next() (f Frame, ok bool, err error) {
 	if f.Kind < FrameRequest || f.Kind > FrameIntro {
 		return Frame{}, false, malformed("frame kind %d", f.Kind)
 	}
-	if f.Flags&^FrameSeparate != 0 {
+	if f.Flags&^(FrameSeparate|FramePiece) != 0 || f.Flags == FramePiece {
 		return Frame{}, false, malformed("frame flags %#x", f.Flags)
 	}
 	headerBytes, inline := int(binary.LittleEndian.Uint16(b[10:])), f.BodyBytes
-	if separate := f.Flags&FrameSeparate != 0; separate != (r.separate >= 0) || separate && f.BodyBytes != r.separate {
+	if separate := f.Flags&FrameSeparate != 0; separate != (r.separate >= 0) || separate && f.BodyBytes < r.separate {
 		return Frame{}, false, malformed("frame announces %d separate=%v body bytes, the message carries %d", f.BodyBytes, separate, r.separate)
 	} else if separate {
 		inline = 0

@@ -25,6 +25,8 @@ const (
 	KindPropose Kind = 35 // body: a proposal for the publisher
 	KindMove    Kind = 36 // body: a batch of one partition's entries, in generation order
 	KindInfo    Kind = 37 // reply body: JSON about one node, for people
+	KindShare   Kind = 38 // reply body: what a process of the node's host maps its memory with
+	KindReplica Kind = 40 // ext: a message between replicas, which package replica defines; body: a value, or a list
 )
 
 // A Status is the outcome of a request. All but StatusOK and StatusNotOwner stand for an error of the root package.
@@ -106,6 +108,7 @@ const (
 	FlagClip                          // with FlagRange: clip to the value rather than fail
 	FlagFence                         // Epoch must be the row's epoch at the owner
 	FlagReply                         // this is a reply
+	FlagPlace                         // the sender has mapped our memory: tell it where the record is
 	flagsEnd
 )
 
@@ -113,7 +116,8 @@ const (
 	HeaderBytes   = 32
 	ReadExtBytes  = 32
 	WriteExtBytes = 40
-	ReplyExtBytes = 24
+	ReplyExtBytes = 32 // at most
+	replyExtBytes = 24 // without a place
 )
 
 // A Header is the fixed part of every operation, with its extension and key.
@@ -188,7 +192,7 @@ func ParseHeader(b []byte) (h Header, err error) {
 }
 
 func (k Kind) valid() bool {
-	return k >= KindGet && k <= KindDeleteRange || k >= KindTable && k <= KindInfo
+	return k >= KindGet && k <= KindDeleteRange || k >= KindTable && k <= KindShare || k == KindReplica
 }
 
 // ReadExt is the extension of a get that has a condition or a range.
@@ -259,13 +263,18 @@ type ReplyExt struct {
 	Generation dramnode.Generation // of the value read or written; with StatusGenerationMismatch the current one
 	Size       uint64              // bytes of the whole value
 	TTLMillis  uint64              // remaining life; 0: for ever
+	Place      uint64              // of the record in the owner's memory, with FlagPlace; 0: not told
 }
 
-// AppendReplyExt appends e.
+// AppendReplyExt appends e; a place takes room only when it is told.
 func AppendReplyExt(dst []byte, e ReplyExt) []byte {
 	dst = binary.LittleEndian.AppendUint64(dst, uint64(e.Generation))
 	dst = binary.LittleEndian.AppendUint64(dst, e.Size)
-	return binary.LittleEndian.AppendUint64(dst, e.TTLMillis)
+	dst = binary.LittleEndian.AppendUint64(dst, e.TTLMillis)
+	if e.Place != 0 {
+		dst = binary.LittleEndian.AppendUint64(dst, e.Place)
+	}
+	return dst
 }
 
 // ParseReplyExt parses the extension of a reply; an empty one is the zero ReplyExt.
@@ -273,12 +282,18 @@ func ParseReplyExt(b []byte) (e ReplyExt, err error) {
 	if len(b) == 0 {
 		return e, nil
 	}
-	if len(b) != ReplyExtBytes {
-		return e, malformed("reply extension of %d bytes, want 0 or %d", len(b), ReplyExtBytes)
+	if len(b) != replyExtBytes && len(b) != ReplyExtBytes {
+		return e, malformed("reply extension of %d bytes, want 0, %d or %d", len(b), replyExtBytes, ReplyExtBytes)
 	}
-	return ReplyExt{
+	e = ReplyExt{
 		Generation: dramnode.Generation(binary.LittleEndian.Uint64(b)),
 		Size:       binary.LittleEndian.Uint64(b[8:]),
 		TTLMillis:  binary.LittleEndian.Uint64(b[16:]),
-	}, nil
+	}
+	if len(b) == ReplyExtBytes {
+		if e.Place = binary.LittleEndian.Uint64(b[replyExtBytes:]); e.Place == 0 {
+			return e, malformed("reply extension with place 0")
+		}
+	}
+	return e, nil
 }

@@ -27,11 +27,12 @@ const testCluster = 0x1122334455667788
 // golden returns one sample of everything that crosses the wire, by file name.
 func golden() map[string][]byte {
 	samples := map[string][]byte{
-		"ext_read":   AppendReadExt(nil, ReadExt{IfGeneration: 1, IfNotGeneration: 2, Start: 3, End: -1}),
-		"ext_write":  AppendWriteExt(nil, WriteExt{Client: 1, Counter: 2, FirstUnacked: 3, IfGeneration: 4, TTLMillis: 5}),
-		"ext_reply":  AppendReplyExt(nil, ReplyExt{Generation: 1, Size: 2, TTLMillis: 3}),
-		"list_page":  AppendListReply(nil, &ListReply{Entries: []ListEntry{{[]byte("a"), 1, 0}, {[]byte("a/b"), 2, 64 << 20}}, More: true}),
-		"list_empty": AppendListReply(nil, &ListReply{}),
+		"ext_read":        AppendReadExt(nil, ReadExt{IfGeneration: 1, IfNotGeneration: 2, Start: 3, End: -1}),
+		"ext_write":       AppendWriteExt(nil, WriteExt{Client: 1, Counter: 2, FirstUnacked: 3, IfGeneration: 4, TTLMillis: 5}),
+		"ext_reply":       AppendReplyExt(nil, ReplyExt{Generation: 1, Size: 2, TTLMillis: 3}),
+		"ext_reply_place": AppendReplyExt(nil, ReplyExt{Generation: 1, Size: 2, TTLMillis: 3, Place: 4096}),
+		"list_page":       AppendListReply(nil, &ListReply{Entries: []ListEntry{{[]byte("a"), 1, 0}, {[]byte("a/b"), 2, 64 << 20}}, More: true}),
+		"list_empty":      AppendListReply(nil, &ListReply{}),
 		"list_request": AppendListRequest(nil, &ListRequest{
 			Start: []byte("a"), End: []byte("b"), After: []byte("a/b"), Limit: 1000, Partitions: []uint64{1, 1 << 63}}),
 		"list_request_all": AppendListRequest(nil, &ListRequest{Limit: 1}),
@@ -53,6 +54,7 @@ func golden() map[string][]byte {
 		Frame{ID: 2, Kind: FrameReply, Header: []byte("12345678")},
 		Frame{ID: 3, Kind: FramePing})
 	samples["message_separate"] = message(Frame{ID: 1, Kind: FrameRequest, Flags: FrameSeparate, Header: []byte("h"), BodyBytes: 1 << 20})
+	samples["message_piece"] = message(Frame{ID: 1, Kind: FrameReply, Flags: FrameSeparate | FramePiece, BodyBytes: 1 << 20})
 	return samples
 }
 
@@ -105,7 +107,7 @@ func readAll(m []byte, separateBytes int) ([]Frame, error) {
 
 // separateOf is the length of the data part that belongs to a golden message.
 func separateOf(m []byte) int {
-	if len(m) > MessageHeaderBytes+FrameHeaderBytes && m[MessageHeaderBytes+9]&FrameSeparate != 0 {
+	if len(m) >= MessageHeaderBytes+FrameHeaderBytes && m[MessageHeaderBytes+9]&FrameSeparate != 0 {
 		return int(binary.LittleEndian.Uint32(m[MessageHeaderBytes+12:]))
 	}
 	return -1
@@ -126,7 +128,7 @@ func again(name string, b []byte) ([]byte, error) {
 	case name == "ext_write":
 		e, err := ParseWriteExt(b)
 		return AppendWriteExt(nil, e), err
-	case name == "ext_reply":
+	case strings.HasPrefix(name, "ext_reply"):
 		e, err := ParseReplyExt(b)
 		return AppendReplyExt(nil, e), err
 	case strings.HasPrefix(name, "list_request"):
@@ -171,8 +173,8 @@ func TestGolden(t *testing.T) {
 func TestTruncated(t *testing.T) {
 	for name, b := range golden() {
 		for n := range b {
-			if n == 0 && (name == "ext_read" || name == "ext_reply") {
-				continue // an absent extension is the zero one
+			if n == 0 && (name == "ext_read" || strings.HasPrefix(name, "ext_reply")) || n == replyExtBytes && name == "ext_reply_place" {
+				continue // an absent extension is the zero one, and so is an absent place
 			}
 			if _, err := again(name, b[:n:n]); err == nil {
 				t.Errorf("%s: the first %d of %d bytes parse", name, n, len(b))
@@ -227,10 +229,13 @@ func TestMalformedMessages(t *testing.T) {
 		{"too few frames", whole, 0, 'D', -1, 2, ErrMalformed, nil},
 		{"frame kind 0", whole, frame + 8, 0, -1, 1, ErrMalformed, nil},
 		{"frame kind 7", whole, frame + 8, 7, -1, 1, ErrMalformed, nil},
-		{"frame flags", whole, frame + 9, 2, -1, 1, ErrMalformed, nil},
+		{"piece without a data part", whole, frame + 9, 2, -1, 1, ErrMalformed, nil},
+		{"frame flags", separate, frame + 9, 5, 100, 1, ErrMalformed, nil},
 		{"separate without a data part", whole, frame + 9, 1, -1, 1, ErrMalformed, nil},
 		{"data part without separate", whole, 0, 'D', 2, 1, ErrMalformed, nil},
-		{"data part of another length", separate, 0, 'D', 99, 1, ErrMalformed, nil},
+		{"data part shorter than the body", separate, 0, 'D', 99, 1, nil, nil},
+		{"data part longer than the body", separate, 0, 'D', 101, 1, ErrMalformed, nil},
+		{"later piece", separate, frame + 9, 3, 100, 1, nil, nil},
 		{"two frames with a data part", separate, 0, 'D', 100, 2, ErrMalformed, nil},
 		{"long header", whole, frame + 10, 200, -1, 1, ErrMalformed, nil},
 		{"long body", whole, frame + 15, 0xFF, -1, 1, ErrMalformed, nil},
@@ -269,7 +274,8 @@ func TestMalformedFields(t *testing.T) {
 	}{
 		{"kind 0", "op", set(request, 0, 0)},
 		{"kind between the groups", "op", set(request, 0, byte(KindDeleteRange)+1)},
-		{"kind after the last", "op", set(request, 0, byte(KindInfo)+1)},
+		{"kind before the last", "op", set(request, 0, byte(KindReplica)-1)},
+		{"kind after the last", "op", set(request, 0, byte(KindReplica)+1)},
 		{"status after the last", "op", set(reply, 1, byte(statusEnd))},
 		{"a request with a status", "op", set(request, 1, byte(StatusBusy))},
 		{"first unknown flag", "op", set(request, 3, byte(flagsEnd>>8))},
@@ -282,6 +288,7 @@ func TestMalformedFields(t *testing.T) {
 		{"long", "ext_read", make([]byte, ReadExtBytes+8)},
 		{"empty", "ext_write", nil},
 		{"long", "ext_reply", make([]byte, ReplyExtBytes+1)},
+		{"place 0", "ext_reply", make([]byte, ReplyExtBytes)},
 		{"start too long", "list_request", set(AppendListRequest(nil, &ListRequest{Start: make([]byte, 4097), Limit: 1}), 0)},
 		{"end too long", "list_request", set(AppendListRequest(nil, &ListRequest{End: make([]byte, 4097), Limit: 1}), 0)},
 		{"after too long", "list_request", set(AppendListRequest(nil, &ListRequest{After: make([]byte, 4097), Limit: 1}), 0)},

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -133,6 +134,19 @@ type incoming struct {
 	inbound *inbound // a request's
 	cookie  uint64
 	call    *pending // a reply's
+	sum     transport.Sum
+}
+
+// castagnoli is the polynomial of transport.Sum.
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// landed takes the piece up to next in.
+func (in *incoming) landed(next int) {
+	if in.sum.Wanted {
+		in.sum.CRC = crc32.Update(in.sum.CRC, castagnoli, in.into[in.offset:next])
+		in.sum.Done = next == len(in.into)
+	}
+	in.offset = next
 }
 
 // sendLocked lets ev reach the other end. Ordered events of one end arrive in order.
@@ -312,7 +326,8 @@ func (e *end) close(cause error, tellPeer bool) {
 	for _, in := range sorted(e.incoming, func(in *incoming) uint64 { return in.order }) {
 		n.leaveRegion(in.region)
 		if in.inbound != nil {
-			in.inbound.serve(in.frame.header, in.into, true, in.cookie, fmt.Errorf("memnet: the body did not arrive: %w", cause))
+			err := fmt.Errorf("memnet: the body did not arrive: %w", cause)
+			in.inbound.serve(&transport.Request{Header: in.frame.header, Body: in.into, Placed: true, Cookie: in.cookie, Err: err})
 		}
 	}
 	for _, id := range sortedIDs(e.calls) {
@@ -345,7 +360,7 @@ func sortedIDs(calls map[uint64]*pending) []uint64 {
 func (e *end) request(f *frame) {
 	in := &inbound{end: e, id: f.id}
 	if f.out == nil {
-		in.serve(f.header, f.body, false, 0, nil)
+		in.serve(&transport.Request{Header: f.header, Body: f.body})
 		return
 	}
 	r := &transport.Request{Peer: e.peer, Header: bytes.Clone(f.header), Conn: in}
@@ -359,7 +374,7 @@ func (e *end) request(f *frame) {
 		e.send(event{kind: eventTaken, out: f.out}, false)
 		return
 	}
-	e.take(f, into, &incoming{inbound: in, cookie: r.Cookie})
+	e.take(f, into, &incoming{inbound: in, cookie: r.Cookie, sum: transport.Sum{Wanted: r.Sum.Wanted}})
 }
 
 // replied completes a call, after its separate body if there is one.
@@ -380,7 +395,7 @@ func (e *end) replied(f *frame) {
 			e.finish(p, nil, nil, err)
 			return
 		}
-		p.in = &incoming{call: p}
+		p.in = &incoming{call: p, sum: transport.Sum{Wanted: p.call.Sum.Wanted}}
 		e.take(f, into, p.in)
 	}
 }
@@ -420,7 +435,7 @@ func (e *end) fill(in *incoming) {
 	if !in.frame.out.read(in.into[in.offset:next], in.offset) {
 		return // the sender gave up: its close follows
 	}
-	in.offset = next
+	in.landed(next)
 	if next < len(in.into) {
 		n, w := e.network, e.network.world
 		w.mu.Lock()
@@ -432,9 +447,10 @@ func (e *end) fill(in *incoming) {
 	e.network.leaveRegion(in.region)
 	e.send(event{kind: eventTaken, out: in.frame.out}, false)
 	if in.inbound != nil {
-		in.inbound.serve(in.frame.header, in.into, true, in.cookie, nil)
+		in.inbound.serve(&transport.Request{Header: in.frame.header, Body: in.into, Placed: true, Cookie: in.cookie, Sum: in.sum})
 		return
 	}
+	in.call.call.Sum = in.sum
 	e.finish(in.call, in.frame.header, in.into, nil)
 }
 
@@ -461,13 +477,14 @@ type inbound struct {
 	taken atomic.Bool // answered, or detached
 }
 
-// serve runs the handler's Serve. Afterwards nothing of the request may be kept but placed memory.
-func (in *inbound) serve(header, body []byte, placed bool, cookie uint64, err error) {
+// serve runs the handler's Serve. Afterwards nothing of r may be kept but placed memory.
+func (in *inbound) serve(r *transport.Request) {
 	n := in.end.network
 	if n.killed.Load() {
 		return
 	}
-	r := &transport.Request{Peer: in.end.peer, Header: header, Body: body, Placed: placed, Cookie: cookie, Err: err, Conn: in}
+	r.Peer, r.Conn = in.end.peer, in
+	header, body, placed, err := r.Header, r.Body, r.Placed, r.Err
 	n.config.Handler.Serve(r)
 	poison(header)
 	if !placed {

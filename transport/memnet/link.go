@@ -197,6 +197,9 @@ func (l *link) opened(p transport.Peer) {
 // start sends a call, lets it wait for the attempt under way, or fails it.
 func (l *link) start(s submission) {
 	p := newPending(s)
+	if c := p.call; c.Deadline.IsZero() && c.Timeout > 0 {
+		c.Deadline = time.Now().Add(c.Timeout)
+	}
 	_, alive := l.network.links[l]
 	switch {
 	case s.err != nil:

@@ -48,7 +48,7 @@ func testInvalidFrames(t *testing.T, open Open) {
 		"header too long":        {make([]byte, transport.MaxHeaderBytes+1), server.pool.body(10000, 1, false)},
 		"long body in no region": {nil, server.pool.lend(bytes.Clone(long), -1)},
 	} {
-		c := client.newCall(nil, transport.Body{}, 100*time.Millisecond)
+		c := client.newCall(nil, transport.Body{}, reachable)
 		c.start(l)
 		if err := await(t, held, "request").Respond(reply.header, reply.body); !errors.Is(err, dramnode.ErrInvalid) {
 			t.Errorf("reply with %s: got error %v, want ErrInvalid", name, err)

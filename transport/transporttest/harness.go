@@ -17,6 +17,10 @@ import (
 // patience is how long a case waits for what must happen before it calls it lost.
 const patience = 30 * time.Second
 
+// reachable is a deadline within which a request surely reaches its peer, also on a loaded machine, and which a
+// case can wait for.
+const reachable = time.Second
+
 var timing = transport.Timing{
 	Heartbeat: 100 * time.Millisecond,
 	Dead:      3 * time.Second,
@@ -56,8 +60,8 @@ func start(t *testing.T, open Open, c Config, slotBytes, slots int) *process {
 	if c.Handler == nil {
 		c.Handler = echo{p.pool}
 	}
-	if h, ok := c.Handler.(*scripted); ok && h.pool == nil {
-		h.pool = p.pool
+	if h, ok := c.Handler.(interface{ lend(*pool) }); ok {
+		h.lend(p.pool)
 	}
 	p.network = open(t, c)
 	region, err := p.network.Alloc(slotBytes * slots)
@@ -420,6 +424,13 @@ type scripted struct {
 	pool  *pool
 	place func(r *transport.Request, n int) ([]byte, error)
 	serve func(r *transport.Request)
+}
+
+// lend gives the handler its process's pool, unless a case gave it another.
+func (s *scripted) lend(p *pool) {
+	if s.pool == nil {
+		s.pool = p
+	}
 }
 
 func (s *scripted) Place(r *transport.Request, n int) ([]byte, error) {

@@ -67,7 +67,7 @@ func testLateReply(t *testing.T, open Open) {
 	h, held := hold(10)
 	server, client, l := pair(t, open, h, 100<<10, 4)
 	for _, n := range []int{0, 10, 100 << 10} {
-		late := client.newCall([]byte("late"), transport.Body{}, 30*time.Millisecond)
+		late := client.newCall([]byte("late"), transport.Body{}, reachable)
 		late.start(l)
 		r := await(t, held, "request")
 		wantError(t, late.wait().err, dramnode.ErrUnknownOutcome)
@@ -141,14 +141,20 @@ func testDetachedReplies(t *testing.T, open Open) {
 	answering.Wait()
 }
 
-// testHeldReplies never answers calls of all sizes: the deadline ends each.
+// testHeldReplies never answers calls of all sizes: the deadline, given as an instant or as a time-out,
+// ends each.
 func testHeldReplies(t *testing.T, open Open) {
 	const calls = 60
 	h, _ := hold(calls)
 	_, client, l := pair(t, open, h, 100<<10, calls)
 	var started []*call
 	for i := range calls {
-		c := client.newCall([]byte("held"), client.pool.body(i*1600, 1, false), time.Duration(50+i)*time.Millisecond)
+		c := client.newCall([]byte("held"), client.pool.body(i*1600, 1, false), 0)
+		if limit := reachable + time.Duration(i)*time.Millisecond; i%2 == 0 {
+			c.Deadline = time.Now().Add(limit)
+		} else {
+			c.Timeout = limit
+		}
 		c.start(l)
 		started = append(started, c)
 	}

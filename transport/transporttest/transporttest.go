@@ -57,6 +57,8 @@ func Run(t *testing.T, open func(t *testing.T, c Config) transport.Network) {
 		{"LinkClose", testLinkClose},
 		{"PeerCloses", testPeerCloses},
 		{"StopUnderLoad", testStopUnderLoad},
+		{"Sums", testSums},
+		{"CutOff", testCutOff},
 		{"Reconnect", testReconnect},
 		{"Refused", testRefused},
 		{"RunEnds", testRunEnds},

@@ -1,22 +1,28 @@
-// Drives the shim alone, two rails in one process, so that it can run under AddressSanitizer:
+// Drives the shim alone, two contexts in one process, so that it can run under AddressSanitizer. What
+// connects to the one rail, the lobby, is accepted by another one of its context:
 // connect, hello, eager, long eager, rendezvous, a refused rendezvous, a close with sends under way.
 // The environment chooses the transport. See ../asan_test.go.
 #include "../shim.h"
 
 #include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { MAX_CMDS = 64, LONG = 60000, BULK = 1 << 20, TURNS = 2000000 };
 
 typedef struct {
+    dn_context *context;
     dn_rail *rail;
+    uint64_t request;       // to connect
     dn_cmd cmds[MAX_CMDS];
     int n;
     uint64_t ep;            // of the connection
-    int created, closed, errors, sent, failed, received, messages, bulk_offered;
+    int requests, created, closed, errors, sent, failed, received, messages, bulk_offered;
     uint64_t descriptors[32]; // every rendezvous offered
     size_t last_len;
     unsigned last_sum;
@@ -55,9 +61,8 @@ static void on_event(side *s, const dn_event *e)
     case DN_EV_CONN:
         if (e->len == 0)
             die("a connection request without an address");
-        dn_cmd *c = add(s, DN_ACCEPT);
-        c->ep = e->ep;
-        c->token = 9;
+        s->request = e->ep;
+        s->requests++;
         break;
     case DN_EV_EP:
         if (e->status)
@@ -126,11 +131,14 @@ static void send_to(side *s, int am, const char *head, const void *body, size_t 
     c->token = 1;
 }
 
-static void open_side(side *s)
+// open_side opens a rail in the context; NULL: in one of its own.
+static void open_side(side *s, dn_context *context)
 {
     char err[256];
-    *s = (side){0};
-    if (!(s->rail = dn_open(err, sizeof err)))
+    *s = (side){.context = context};
+    if (!context && !(s->context = dn_open(err, sizeof err)))
+        die("%s", err);
+    if (!(s->rail = dn_open_rail(s->context, err, sizeof err)))
         die("%s", err);
 }
 
@@ -156,29 +164,69 @@ static void exchange(side *a, side *b, int am, const unsigned char *body, size_t
         die("message of %zu bytes arrived as %zu", n, b->last_len);
 }
 
+// bound returns a socket with an address, as UCX's connection manager has them.
+static int bound(void)
+{
+    struct sockaddr_in a = {.sin_family = AF_INET};
+    inet_pton(AF_INET, "127.0.0.1", &a.sin_addr);
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    if (fd < 0 || bind(fd, (struct sockaddr *)&a, sizeof a))
+        die("bind: %s", strerror(errno));
+    return fd;
+}
+
+// rests checks that a closed socket's number is not given out again, not even after a second close, and that the
+// end of its rest closes nobody else's.
+static void rests(void)
+{
+    dn_rest_begin();
+    int fd = bound();
+    if (close(fd))
+        die("close: %s", strerror(errno));
+    if (!close(fd) || errno != EBADF)
+        die("the second close of %d succeeds", fd);
+    int other = bound();
+    if (other == fd)
+        die("%d was given out again after its second close", fd);
+    dn_rest_end();
+    struct sockaddr_in a;
+    socklen_t bytes = sizeof a;
+    if (getsockname(other, (struct sockaddr *)&a, &bytes))
+        die("the end of the rest closed another socket: %s", strerror(errno));
+    if (fcntl(fd, F_GETFD) != -1)
+        die("%d is open after its rest", fd);
+    close(other);
+}
+
 int main(void)
 {
     char err[256];
     uint16_t port = 0;
     uint64_t memh;
-    side server, client;
+    side lobby, server, client;
     if (dn_load(err, sizeof err))
         die("%s", err);
-    open_side(&server);
-    open_side(&client);
+    rests();
+    open_side(&lobby, NULL);
+    open_side(&server, lobby.context);
+    open_side(&client, NULL);
     struct sockaddr_in any = {.sin_family = AF_INET};
     inet_pton(AF_INET, "127.0.0.1", &any.sin_addr);
-    int status = dn_listen(server.rail, &any, sizeof any, &port);
+    int status = dn_listen(lobby.rail, &any, sizeof any, &port);
     if (status)
         die("listen: %s", dn_status(status));
 
     unsigned char *from = malloc(BULK), *to = malloc(BULK);
     for (size_t i = 0; i < BULK; i++)
         from[i] = (unsigned char)(i * 7 + i / 251);
-    if ((status = dn_mem_map(server.rail, to, BULK, &memh)))
+    if ((status = dn_mem_map(server.context, to, BULK, &memh)))
         die("map: %s", dn_status(status));
 
     connect_sides(&client, port);
+    until(&client, &lobby, &lobby.requests, 1, "connection request");
+    dn_cmd *a = add(&server, DN_ACCEPT);
+    a->ep = lobby.request;
+    a->token = 9;
     until(&client, &server, &client.created, 1, "endpoint");
     exchange(&client, &server, DN_AM_HELLO, from, 48);
     exchange(&server, &client, DN_AM_HELLO, from, 64);
@@ -220,10 +268,13 @@ int main(void)
     }
     if (client.rail->outstanding || server.rail->outstanding)
         die("%u and %u requests left", client.rail->outstanding, server.rail->outstanding);
-    if ((status = dn_mem_unmap(server.rail, memh)))
+    if ((status = dn_mem_unmap(server.context, memh)))
         die("unmap: %s", dn_status(status));
-    dn_close(client.rail);
-    dn_close(server.rail);
+    dn_close_rail(client.rail);
+    dn_close_rail(server.rail);
+    dn_close_rail(lobby.rail);
+    dn_close(client.context);
+    dn_close(lobby.context);
     free(from);
     free(to);
     puts("ok");

@@ -1,0 +1,123 @@
+package storage
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/dramnode/dramnode"
+	"pgregory.net/rapid"
+)
+
+// TestTrees grows and shrinks trees of several levels: by key in the order, by deadline in the other one.
+func TestTrees(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		arena := rapid.SampledFrom([]int{1 << 20, 8 << 20}).Draw(t, "arena") // the small one gets full
+		s, err := New(Config{Arena: make([]byte, arena), Partitions: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		rnd := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 1))
+		want := map[string]bool{}
+		for range rapid.IntRange(1, 5).Draw(t, "phases") {
+			treePhase(t, s, rnd, want)
+			if err := s.Check(); err != nil {
+				t.Fatal(err)
+			}
+			keys, _ := list(s, Listing{})
+			if sorted := slices.Sorted(maps.Keys(want)); !slices.Equal(keys, sorted) {
+				t.Fatalf("List has %d keys, want %d", len(keys), len(sorted))
+			}
+		}
+	})
+}
+
+func treePhase(t *rapid.T, s *Store, rnd *rand.Rand, want map[string]bool) {
+	kind := rapid.SampledFrom([]string{"ascending", "descending", "random", "delete", "delete front", "touch", "clear"}).Draw(t, "phase")
+	n := rapid.IntRange(1, 6000).Draw(t, "count")
+	keys := slices.Sorted(maps.Keys(want))
+	for i := range n {
+		key := fmt.Sprintf("%06d", rnd.IntN(20000))
+		var err error
+		switch kind {
+		case "ascending":
+			key = fmt.Sprintf("%06d", 20000+i)
+		case "descending":
+			key = fmt.Sprintf("%06d", 20000-i)
+		case "delete front", "clear":
+			if i == len(keys) {
+				return
+			}
+			key = keys[i]
+		}
+		switch kind {
+		case "delete", "delete front", "clear":
+			_, err = s.Delete(0, []byte(key), Write{})
+			delete(want, key)
+		case "touch":
+			_, err = s.Touch(0, []byte(key), Write{Deadline: int64(1 + rnd.IntN(1<<30))})
+			if errors.Is(err, dramnode.ErrNotFound) && !want[key] || errors.Is(err, dramnode.ErrNoMemory) {
+				err = nil
+			}
+		default:
+			_, err = s.Put(0, []byte(key), make([]byte, rnd.IntN(100)), Write{Deadline: int64(rnd.IntN(2) * (1 + rnd.IntN(1<<30)))})
+			if err == nil {
+				want[key] = true
+			} else if errors.Is(err, dramnode.ErrNoMemory) {
+				err = nil
+			}
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A stream sees everything once, in order, however small its window is, and while the index grows and shrinks under its scans.
+func TestStreamWindows(t *testing.T) {
+	for _, window := range []int{1, 7, 100, windowMax} {
+		s := open(t, 8<<20)
+		const n = 2000
+		want := map[string]dramnode.Generation{}
+		put := func(key string) { want[key] = mustPut(t, s, 0, key, "v", Write{}) }
+		for i := range n {
+			put(fmt.Sprint(i))
+		}
+		st, err := s.StartStream(0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		st.max = window
+		got, last := map[string]dramnode.Generation{}, dramnode.Absent
+		for turn, caughtUp := 0, false; !caughtUp; turn++ {
+			var items []Item
+			items, caughtUp = next(t, st, s, 50)
+			for _, it := range items {
+				if it.Generation <= last {
+					t.Fatalf("generation %d after %d", it.Generation, last)
+				}
+				last = it.Generation
+				got[string(it.Key)] = it.Generation
+				if it.Deleted {
+					delete(got, string(it.Key))
+				}
+			}
+			if turn < 20 {
+				put(fmt.Sprint(turn * 7))
+				put(fmt.Sprint("new", turn))
+				if _, err := s.Delete(0, []byte(fmt.Sprint(n-1-turn)), Write{}); err != nil {
+					t.Fatal(err)
+				}
+				delete(want, fmt.Sprint(n-1-turn))
+			}
+		}
+		if !maps.Equal(got, want) {
+			t.Errorf("window of %d: %d entries were sent, want %d", window, len(got), len(want))
+		}
+		st.Close()
+		check(t, s)
+	}
+}

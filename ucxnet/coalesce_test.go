@@ -1,0 +1,88 @@
+package ucxnet
+
+import (
+	"fmt"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/dramnode/dramnode/transport"
+)
+
+// floods returns calls with bodies of so many bytes, and the number of those that have ended.
+func floods(n, bytes int) (calls []*transport.Call, done *atomic.Int64) {
+	var busy atomic.Int64
+	done = new(atomic.Int64)
+	for range n {
+		f := &flood{busy: &busy, done: done}
+		f.call = transport.Call{Header: make([]byte, 8), Body: transport.Body{Bytes: make([]byte, bytes)}, Completer: f}
+		calls = append(calls, &f.call)
+	}
+	return calls, done
+}
+
+func awaitCalls(t *testing.T, done *atomic.Int64, want int) {
+	t.Helper()
+	eventually(t, func() error {
+		if got := done.Load(); got != int64(want) {
+			return fmt.Errorf("%d of %d calls ended", got, want)
+		}
+		return nil
+	})
+}
+
+// Short bodies that are sent together share messages, each way; how long they may be depends on the transport.
+func TestShortBodiesShareMessages(t *testing.T) {
+	const calls = 64
+	for _, tc := range []struct {
+		shm      ShmMode
+		bytes    int
+		separate uint64
+	}{
+		{ShmOff, 1000, 0},
+		{ShmOff, 4096, 0},
+		{ShmAuto, 1000, 0},
+		{ShmAuto, 4096, calls},
+	} {
+		t.Run(fmt.Sprint(tc.shm, tc.bytes), func(t *testing.T) {
+			p := newPair(t, tc.shm)
+			before := p.client.Stats()
+			all, done := floods(calls, tc.bytes)
+			p.link.CallAll(all)
+			awaitCalls(t, done, calls)
+			eventually(t, func() error { // statistics are published now and then
+				s := p.client.Stats()
+				if got := s.BodiesSent - before.BodiesSent; got != tc.separate {
+					return fmt.Errorf("%d bodies went alone, want %d", got, tc.separate)
+				}
+				frames, messages := s.FramesSent-before.FramesSent, s.MessagesSent-before.MessagesSent
+				if tc.separate == 0 && (frames < calls || messages > calls/4) { // a few are heartbeats
+					return fmt.Errorf("%d frames in %d messages", frames, messages)
+				}
+				return nil
+			})
+		})
+	}
+}
+
+// What a peer does not read is not copied beyond copiedBytes: longer bodies wait where they lie.
+func TestSlowReaderMakesNoCopies(t *testing.T) {
+	child := startChild(t, "127.0.0.1:0", ShmOff)
+	c := testConfig(transport.RoleClient)
+	c.Timing = transport.Timing{Dead: time.Minute}
+	n := start(t, c)
+	l := dialOpen(t, n, child.addr)
+	signal(t, child, syscall.SIGSTOP)
+	const calls = 8000 // more than sockets hold
+	all, done := floods(calls, 4096)
+	l.CallAll(all)
+	eventually(t, func() error {
+		if s := n.Stats(); s.BodiesSent == 0 {
+			return fmt.Errorf("no body waits by itself; %d frames in %d messages", s.FramesSent, s.MessagesSent)
+		}
+		return nil
+	})
+	signal(t, child, syscall.SIGCONT)
+	awaitCalls(t, done, calls)
+}
