@@ -192,3 +192,25 @@ func TestReadKey(t *testing.T) {
 		t.Errorf("no file: %q, %v", key, err)
 	}
 }
+
+func TestPairs(t *testing.T) {
+	for _, c := range []struct{ text, want string }{
+		{"a:1,b:2:3", ""},
+		{"a:1,b", "entry 2 is not of the form"},
+		{"a:", "entry 1 is not of the form"},
+		{"a:1,b:2,a:3", "entry 3 has the name of an earlier one"},
+	} {
+		var s Secrets
+		if err := s.Set(c.text); err != nil {
+			t.Fatal(err)
+		}
+		pairs, err := s.Pairs("keys")
+		if c.want == "" {
+			if err != nil || len(pairs) != 2 || pairs["b"] != "2:3" {
+				t.Errorf("%s: %v, %v", c.text, pairs, err)
+			}
+		} else if !errors.Is(err, dramnode.ErrInvalid) || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), ":3") {
+			t.Errorf("%s: %v, want ErrInvalid with %q and no secret", c.text, err, c.want)
+		}
+	}
+}

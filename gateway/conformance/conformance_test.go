@@ -1,0 +1,24 @@
+package conformance_test
+
+import (
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/dramnode/dramnode/gateway/conformance"
+	"github.com/dramnode/dramnode/gateway/gatewaytest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// The store of one node, from within.
+func TestInside(t *testing.T) {
+	c := gatewaytest.NewCluster(t, 1, 64<<20)
+	conformance.Run(t, conformance.Client{Client: c.Inside(0)})
+}
+
+// A cluster of three, from outside, through one node whatever the owner.
+func TestOutside(t *testing.T) {
+	c := gatewaytest.NewCluster(t, 3, 64<<20)
+	conformance.Run(t, conformance.Client{Client: c.Outside(1)})
+}
