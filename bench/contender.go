@@ -66,15 +66,17 @@ func (l *lab) contenders() []contender {
 		return func(p point) bool { return p.Transport == "tcp" && serves(p) }
 	}
 	return []contender{
-		{given{"dramnode async", true, "1 caller with futures per connection, checksums verified"}, many, l.ours("async", "on")},
+		{given{"dramnode async", true, "completion callbacks, checksums verified"}, many, l.ours("async", "on")},
 		{given{"dramnode blocking", true, "as many callers per connection as operations under way, checksums verified"}, few, l.ours("blocking", "on")},
 		{given{"dramnode batch", true, "1 caller per connection, MultiGet or MultiPut of as many keys as operations under way"},
 			func(p point) bool { return many(p) && p.Size <= 4<<10 }, l.ours("batch", "on")},
 		{given{"dramnode no verify", true, "as blocking, with `--verify off`: the client does not compare checksums"},
 			func(p point) bool { return p.Op == "get" && p.Size >= 64<<10 }, l.ours("blocking", "off")},
+		{given{"dramnode direct", true, "as blocking, with `--direct`: read from the memory of a node of this host"},
+			func(p point) bool { return p.Transport == "shm" && p.Op == "get" && p.Outstanding <= 16 }, l.direct},
 		{given{"dramnode via another", true, "a cluster of two, asked through the node that owns none of the keys (`--via`); async for many short values, else blocking"},
 			tcp(relayed), l.via},
-		{given{"C over UCX", false, "`bench/cref`: 1 endpoint, one active message each way per operation, both sides poll without pause; no store, no checksum; eager and rendezvous as dramnode chooses"}, one, l.crefMeasure},
+		{given{"C over UCX", false, "`bench/cref`: 1 endpoint, one active message each way per operation, both sides poll without pause; no store, no checksum, as many different values; eager and rendezvous as dramnode chooses"}, one, l.crefMeasure},
 		{given{"C relay", false, "`bench/cref`: a third process passes every message on; all three yield when idle"}, tcp(relayed), l.crefRelay},
 		{given{"ucx_perftest", false, "1 endpoint; one under way: half a round trip of `ucp_am_lat` with the value and half a one with 8 B; else `ucp_am_bw`, one way without replies"}, one, l.perftest},
 		{given{"redis", false, "pipeline per connection of as many as operations under way (`redis-benchmark -c C -P N`), no persistence; its latencies end with the first part of a reply, so they are left out, and rates compared, where replies have more"}, tcp(any), l.redis},

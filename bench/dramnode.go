@@ -45,6 +45,17 @@ func (l *lab) ours(mode, verify string) func(context.Context, point, time.Durati
 	}
 }
 
+// direct reads from the memory of a node that allows it.
+func (l *lab) direct(ctx context.Context, p point, length time.Duration) (sample, error) {
+	_, port, err := l.server("direct", 3, func(port int) (*server, error) {
+		return startServer(nil, l.serving(port), l.dramnode, "serve", "--direct", "--listen", loopback(port), "--shm", l.shm(), "--memory", "2GiB", "--log-level", "error")
+	})
+	if err != nil {
+		return sample{}, err
+	}
+	return l.load(ctx, port, p, length, "--direct", "--mode", "blocking")
+}
+
 func (l *lab) load(ctx context.Context, port int, p point, length time.Duration, more ...string) (sample, error) {
 	args := append([]string{"bench", "--json", "--addr", loopback(port), "--shm", l.shm(), "--op", p.Op,
 		"--outstanding", strconv.Itoa(p.Outstanding), "--connections", strconv.Itoa(p.Connections), "--size", strconv.Itoa(p.Size),
@@ -126,7 +137,7 @@ func (l *lab) crefRelay(ctx context.Context, p point, length time.Duration) (sam
 }
 
 func (l *lab) crefArgs(p point) []string {
-	return []string{"-m", strconv.Itoa(max(1<<20, p.Size*p.Outstanding)), "-e", strconv.Itoa(l.eagerBelow())}
+	return []string{"-m", strconv.Itoa(max(1<<20, p.Size*p.Outstanding)), "-e", strconv.Itoa(l.eagerBelow()), "-k", strconv.Itoa(p.keys())}
 }
 
 // crefServers starts a server, and maybe a relay. They end with their client; stop ends them early.

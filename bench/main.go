@@ -32,6 +32,7 @@ type options struct {
 	docs    string
 	from    string
 	without string
+	bulk    bool
 }
 
 func bench(args []string) error {
@@ -48,12 +49,23 @@ func bench(args []string) error {
 	f.StringVar(&o.docs, "docs", "", "write performance.md and its plots to `directory`")
 	f.StringVar(&o.from, "from", "", "measure nothing: make the documents from the figures in `file`")
 	f.StringVar(&o.without, "without", "", "leave out contenders whose names match this `regexp`")
+	f.BoolVar(&o.bulk, "beside", false, "measure only what bulk puts cost small gets")
+	busy := f.Bool("spin", false, "only use a processor, for -beside")
 	if err := f.Parse(args); err != nil {
 		return err
+	}
+	if *busy {
+		spin()
+		return nil
 	}
 	if f.NArg() > 0 || o.rounds < 1 || o.budget <= 0 {
 		f.Usage()
 		return errors.New("what is asked for cannot be")
+	}
+	if o.bulk {
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		defer stop()
+		return o.beside(ctx, os.Stdout)
 	}
 	r, err := o.report()
 	if err != nil {

@@ -185,10 +185,10 @@ func (r *report) describe(t *text) {
 	for _, name := range slices.Sorted(maps.Keys(m.Versions)) {
 		versions = append(versions, name+" "+m.Versions[name])
 	}
-	t.line("- Versions: %s. GOMAXPROCS is the number of cores.", strings.Join(versions, ", "))
+	t.line("- Versions: %s. dramnode chooses GOMAXPROCS itself (half of the cores, at least 1), the others have Go's default.", strings.Join(versions, ", "))
 	t.line("- %s; every contender at every point in turn, %d %s of %.2f s each after a warm-up, every second round in reverse order.",
 		"Over the loopback interface (tcp) and over shared memory (shm)", r.Rounds, map[bool]string{true: "round", false: "rounds"}[r.Rounds == 1], r.Seconds)
-	t.line("- Keys are chosen uniformly among as many values as have 64 MiB, 4 to 10 000; C and `ucx_perftest` have no keys and read the same memory again.")
+	t.line("- Keys are chosen uniformly among as many values as have 64 MiB, 4 to 10 000; C reads as many values in turn; `ucx_perftest` has one.")
 	t.line("- \"Many under way\" is %d, or as many as have 64 MiB.", deep)
 	t.line("")
 	t.line("How to read it: the first table of each section says how many **times as fast** dramnode is, so more than 1 is faster: by")

@@ -13,6 +13,7 @@
 //	-t SECONDS  to measure             -u SECONDS to warm up before
 //	-e BYTES    send values shorter than this eagerly and others by rendezvous; 0: as UCX thinks best
 //	-m BYTES    of memory for values (all sides alike)
+//	-k N        serve: values to answer gets with, in turn; a store has more of them than requests under way
 //	-y          yield the processor when there is nothing to do: for more processes than cores
 //
 // UCX_TLS in the environment chooses the transport.
@@ -53,6 +54,7 @@ static ucp_mem_h arena_handle;
 static slot_t slots[MAX_SLOTS];
 static size_t eager_below;
 static int yields;
+static unsigned stored, next_stored; // serve: values in the arena behind the slots; 0: a slot's own
 static int peer_gone;
 static ucp_ep_h upstream; // relay: the server
 
@@ -119,7 +121,7 @@ static void on_sent(void *request, ucs_status_t status, void *arg)
 	ucp_request_free(request);
 }
 
-static void send_slot(ucp_ep_h ep, unsigned id, slot_t *s, size_t bytes, uint32_t flags)
+static void send_slot(ucp_ep_h ep, unsigned id, slot_t *s, char *from, size_t bytes, uint32_t flags)
 {
 	if (bytes && eager_below)
 		flags |= bytes < eager_below ? UCP_AM_SEND_FLAG_EAGER : UCP_AM_SEND_FLAG_RNDV;
@@ -129,7 +131,7 @@ static void send_slot(ucp_ep_h ep, unsigned id, slot_t *s, size_t bytes, uint32_
 		.flags = flags,
 		.memh = arena_handle,
 	};
-	void *r = ucp_am_send_nbx(ep, id, &s->header, sizeof s->header, value(&s->header), bytes, &p);
+	void *r = ucp_am_send_nbx(ep, id, &s->header, sizeof s->header, from, bytes, &p);
 	if (UCS_PTR_IS_ERR(r) && !peer_gone)
 		die("ucp_am_send_nbx", UCS_PTR_STATUS(r));
 }
@@ -207,14 +209,19 @@ static ucp_ep_h dial(const char *host, const char *port)
 
 static void answer(slot_t *s)
 {
-	send_slot(s->ep, AM_REPLY, s, s->header.op == OP_GET ? s->header.value_bytes : 0, 0);
+	char *from = value(&s->header);
+	if (stored) {
+		size_t fit = arena_bytes / (s->header.value_bytes ? s->header.value_bytes : 1);
+		from = arena + next_stored++ % (stored < fit ? stored : fit) * s->header.value_bytes;
+	}
+	send_slot(s->ep, AM_REPLY, s, from, s->header.op == OP_GET ? s->header.value_bytes : 0, 0);
 }
 
 // accept answers a request that is here, or asks the server in the client's place.
 static void accept_request(slot_t *s)
 {
 	if (upstream)
-		send_slot(upstream, AM_REQUEST, s, s->header.op == OP_PUT ? s->header.value_bytes : 0, UCP_AM_SEND_FLAG_REPLY);
+		send_slot(upstream, AM_REQUEST, s, value(&s->header), s->header.op == OP_PUT ? s->header.value_bytes : 0, UCP_AM_SEND_FLAG_REPLY);
 	else
 		answer(s);
 }
@@ -404,7 +411,7 @@ static void run_until(ucp_ep_h ep, uint64_t end, uint32_t op, size_t value_bytes
 			s->header.op = op;
 			s->header.value_bytes = value_bytes;
 			s->started = asker.now;
-			send_slot(ep, AM_REQUEST, s, op == OP_PUT ? value_bytes : 0, UCP_AM_SEND_FLAG_REPLY);
+			send_slot(ep, AM_REQUEST, s, value(&s->header), op == OP_PUT ? value_bytes : 0, UCP_AM_SEND_FLAG_REPLY);
 		}
 		progress();
 	}
@@ -451,10 +458,11 @@ int main(int argc, char **argv)
 	unsigned window = 1;
 	double warm = 0.2, secs = 1;
 	const char *server_port = NULL;
-	for (int o; (o = getopt(argc, argv, "s:w:t:u:e:m:r:y")) != -1;) {
+	for (int o; (o = getopt(argc, argv, "s:w:t:u:e:m:r:k:y")) != -1;) {
 		switch (o) {
 		case 'r': server_port = optarg; break;
 		case 'y': yields = 1; break;
+		case 'k': stored = (unsigned)atoi(optarg); break;
 		case 's': value_bytes = strtoull(optarg, NULL, 0); break;
 		case 'w': window = (unsigned)atoi(optarg); break;
 		case 't': secs = atof(optarg); break;
@@ -465,7 +473,7 @@ int main(int argc, char **argv)
 		}
 	}
 	if (argc - optind != 3 || window < 1 || window > MAX_SLOTS || value_bytes > arena_bytes / window) {
-		fprintf(stderr, "usage: cref serve|relay|get|put HOST PORT [-r PORT] [-s BYTES] [-w N] [-t SECONDS] [-u SECONDS] [-e BYTES] [-m BYTES] [-y]\n");
+		fprintf(stderr, "usage: cref serve|relay|get|put HOST PORT [-r PORT] [-s BYTES] [-w N] [-t SECONDS] [-u SECONDS] [-e BYTES] [-m BYTES] [-k N] [-y]\n");
 		return 2;
 	}
 	const char *what = argv[optind], *host = argv[optind + 1], *port = argv[optind + 2];
