@@ -17,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/dramnode/dramnode"
+	"github.com/dramnode/dramnode/test/proc"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -259,12 +260,7 @@ func TestRememberedNodeIsRejoined(t *testing.T) {
 // refuses runs two nodes that know each other's address and must not merge, until both have tried.
 func refuses(t *testing.T, a, b Config) (*testNode, *testNode) {
 	t.Helper()
-	probe, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	a.Bind = probe.Addr().String()
-	probe.Close()
+	a.Bind = proc.Address(t, nil)
 	b.Seeds = []string{a.Bind}
 	nb := start(t, b)
 	a.Seeds = []string{nb.Addr()}
@@ -381,13 +377,9 @@ func TestSilentSeed(t *testing.T) {
 
 func TestSelfAsSeed(t *testing.T) {
 	t.Parallel()
-	probe, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := testConfig("a", 1, probe.Addr().String())
-	c.Bind = probe.Addr().String()
-	probe.Close()
+	addr := proc.Address(t, nil)
+	c := testConfig("a", 1, addr)
+	c.Bind = addr
 	a := start(t, c)
 	a.await(t, "it knows itself", func() bool { s := a.Status().Seeds[0]; return s.Self && s.Err == nil })
 }

@@ -31,10 +31,12 @@ missing() {
 	has git || echo git
 	has pkg-config || echo pkg-config
 	{ has pkg-config && pkg-config --exists ucx; } || [ -e /usr/include/ucp/api/ucp.h ] || echo libucx-dev
-	if [ -n "$for_bench" ]; then
-		has ucx_perftest || echo ucx-utils
+	if [ -n "$for_bench$for_tests" ]; then # tests compare answers with those of redis
 		has redis-server || echo redis-server
 		has redis-benchmark || echo redis-tools
+	fi
+	if [ -n "$for_bench" ]; then
+		has ucx_perftest || echo ucx-utils
 		has memcached || echo memcached
 		has memcslap || echo libmemcached-tools
 	fi
@@ -44,6 +46,18 @@ missing() {
 	has docker || echo docker.io
 	{ has docker && docker compose version >/dev/null 2>&1; } || has docker-compose || echo docker-compose
 	[ -e /usr/sbin/debootstrap ] || echo debootstrap
+	has curl || echo curl
+	has aws || echo awscli
+	has s3cmd || echo s3cmd
+	has rclone || echo rclone
+	local module
+	for module in boto3 redis zarr xarray; do
+		[ -e /usr/lib/python3/dist-packages/$module ] || echo python3-$module
+	done
+	[ -e /usr/lib/python3/dist-packages/netCDF4 ] || echo python3-netcdf4
+	[ -e /usr/lib/python3/dist-packages/osgeo ] || echo python3-gdal
+	[ -e /usr/lib/python3/dist-packages/grpc ] || echo python3-grpcio
+	has gdal_translate || echo gdal-bin
 }
 
 install() { # install PACKAGE...

@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 exec 2>&1 # one stream, so that what a step says stays below its title
 
-all_steps=(gofmt vet pure unit ucx shim stories bench compose)
+all_steps=(gofmt vet pure unit sim ucx shim stories interop bench compose)
 out=out/test
 mkdir -p "$out"
 counts=$out/counts
@@ -44,6 +44,8 @@ step_gofmt() {
 step_vet() { go vet ./...; }
 step_pure() { without_ucx | CGO_ENABLED=0 xargs go build; }
 step_unit() { packages | xargs_gotest -race -tags invariants -timeout 8m; }
+# step_sim runs the same seeds each time, on every machine: two minutes' worth here, and some over package storage.
+step_sim() { gotest -count=1 -run 'TestSeeds|TestArena' -timeout 15m ./test/sim -args -runs 30000; }
 step_ucx() { gotest -race -tags invariants -timeout 8m ./ucxnet/...; }
 step_shim() {
 	ls ucxnet/*_test.go >/dev/null 2>&1 || { nothing "no tests in ucxnet"; return; }
@@ -55,6 +57,11 @@ step_stories() {
 	ls test/cluster/*_test.go >/dev/null 2>&1 || { nothing "no stories in test/cluster"; return; }
 	[ -n "${DRAMNODE_BIN:-}" ] || make --no-print-directory build
 	DRAMNODE_BIN=${DRAMNODE_BIN:-$PWD/bin/dramnode} gotest -count=1 -timeout 10m ./test/cluster/...
+}
+# step_interop uses other people's clients; one that is not installed is skipped aloud, in CI it is a failure.
+step_interop() {
+	[ -n "${DRAMNODE_BIN:-}" ] || make --no-print-directory build
+	INTEROP_DATA=short scripts/interop.sh
 }
 # step_bench only shows that the comparisons run; it checks no time.
 step_bench() {

@@ -39,6 +39,8 @@ the environment over the file; "dramnode config" shows the outcome.`,
 		Args:              noCommand,
 		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		PersistentPreRunE: func(*cobra.Command, []string) error { return a.load() },
+
+		SuggestionsMinimumDistance: 2,
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fmt.Errorf("%w: %w (see %s --help)", dramnode.ErrInvalid, err, cmd.CommandPath())
@@ -56,10 +58,31 @@ the environment over the file; "dramnode config" shows the outcome.`,
 		a.mgetCommand(), a.importCommand(), a.exportCommand(), a.nodesCommand(), a.partitionsCommand(),
 		a.locateCommand(), a.benchCommand(), a.configCommand(serve), a.versionCommand(),
 	)
+	strict(root)
 	return root
 }
 
-// noCommand is the root's check of arguments: there are none without a sub-command.
+// strict makes usage errors of what cobra's own commands do not know, and would answer with help and exit code 0.
+func strict(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	for _, cmd := range root.Commands() {
+		switch cmd.Name() {
+		case "help":
+			cmd.Args = func(cmd *cobra.Command, args []string) error {
+				if found, rest, _ := cmd.Root().Find(args); found == cmd.Root() {
+					return noCommand(found, rest)
+				}
+				return nil
+			}
+		case "completion":
+			cmd.Args = noCommand
+			cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+		}
+	}
+}
+
+// noCommand is the check of arguments for a command that has none but its sub-commands.
 func noCommand(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
@@ -68,7 +91,7 @@ func noCommand(cmd *cobra.Command, args []string) error {
 	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
 		hint = fmt.Sprintf("; did you mean %q?", near[0])
 	}
-	return fmt.Errorf("%w: unknown command %q%s (see dramnode --help)", dramnode.ErrInvalid, args[0], hint)
+	return fmt.Errorf("%w: unknown command %q%s (see %s --help)", dramnode.ErrInvalid, args[0], hint, cmd.CommandPath())
 }
 
 // usage makes the errors of a cobra check usage errors.

@@ -5,10 +5,12 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	"math/bits"
 	"os"
 	"runtime"
 	"runtime/pprof"
+	"slices"
 	"strings"
 	"time"
 
@@ -36,7 +38,7 @@ func (f *benchFlags) flags() *pflag.FlagSet {
 	f.size = 4096
 	set.StringVar(&f.op, "op", "", "get, put, or mix (50 % each); without it, put and then get")
 	set.StringVar(&f.mix, "mix", "", "YCSB workload a to f, instead of --op")
-	set.StringVar(&f.mode, "mode", string(load.Blocking), "callers: blocking, async (futures) or batch (MultiGet, MultiPut)")
+	set.StringVar(&f.mode, "mode", string(load.Blocking), "callers: blocking, async (callbacks) or batch (MultiGet, MultiPut)")
 	set.IntVar(&f.load.Outstanding, "outstanding", 16, "operations under way per connection")
 	set.IntVar(&f.connections, "connections", 1, "clients, each with its own connections to the nodes")
 	set.Float64Var(&f.load.Rate, "rate", 0, "operations per second to send, whether or not answers come (open loop); 0: as fast as they come")
@@ -72,6 +74,7 @@ that was due meanwhile.`,
 			if err != nil {
 				return err
 			}
+			limitProcs(f.connections)
 			return a.bench(cmd.Context(), &f, configs)
 		},
 	}
@@ -163,15 +166,23 @@ func (a *app) bench(ctx context.Context, f *benchFlags, configs []load.Config) (
 	if err != nil {
 		return err
 	}
-	rows := make([]benchRow, len(configs))
-	for i, c := range configs {
+	rows := make([]benchRow, 0, len(configs))
+	for _, c := range configs {
+		if ctx.Err() != nil {
+			break // interrupted: what was not measured is not shown
+		}
 		c.ServerCPU = func(ctx context.Context) (time.Duration, error) { return serverCPU(ctx, clients[0]) }
 		c.Progress = a.benchProgress(c.Mix.Name)
+		before := directOf(clients)
 		r := load.New(c, stores...).Run(ctx)
 		if c.Progress != nil {
 			fmt.Fprint(a.stderr, "\r\x1b[K")
 		}
-		rows[i] = newBenchRow(f, c, r, clients[0])
+		row := newBenchRow(f, c, r, clients[0])
+		if a.direct {
+			row.Direct = directOf(clients).since(before)
+		}
+		rows = append(rows, row)
 		if n := r.Failed(); n > 0 {
 			err = errors.Join(err, fmt.Errorf("%d of %d operations of %s failed, first: %w", n, n+r.Ops, c.Mix.Name, r.First))
 		}
@@ -200,6 +211,9 @@ func (a *app) benchClients(ctx context.Context, f *benchFlags) (clients []*clien
 			return clients, err
 		}
 		clients = append(clients, c)
+	}
+	for _, c := range clients {
+		settleLinks(ctx, c, settled) // one transport from the first operation to the last
 	}
 	return clients, nil
 }
@@ -299,8 +313,16 @@ type benchRow struct {
 	Max         float64          `json:"max_us"`
 	ClientCPU   float64          `json:"client_cpu_us_per_op"`
 	ServerCPU   float64          `json:"server_cpu_us_per_op,omitempty"` // of all nodes
+	Direct      *directRow       `json:"direct,omitempty"`               // with --direct
 	GoMaxProcs  int              `json:"gomaxprocs"`
 	ByKind      []kindRow        `json:"by_kind,omitempty"` // of a mix
+}
+
+// A directRow counts the reads of whole values.
+type directRow struct {
+	Hits      uint64            `json:"hits"`      // from the owners' memory
+	Fallbacks map[string]uint64 `json:"fallbacks"` // the owner was asked, by reason
+	Refused   []string          `json:"refused,omitempty"`
 }
 
 type kindRow struct {
@@ -309,6 +331,51 @@ type kindRow struct {
 	P50 float64 `json:"p50_us"`
 	P99 float64 `json:"p99_us"`
 	Max float64 `json:"max_us"`
+}
+
+// directOf sums the clients' counts so far.
+func directOf(clients []*client.Client) *directRow {
+	sum := &directRow{Fallbacks: map[string]uint64{}}
+	refused := map[string]error{}
+	for _, c := range clients {
+		s := c.DirectStats()
+		sum.Hits += s.Hits
+		for reason, n := range s.Fallbacks {
+			sum.Fallbacks[reason] += n
+		}
+		maps.Copy(refused, s.Refused)
+	}
+	for _, addr := range slices.Sorted(maps.Keys(refused)) {
+		sum.Refused = append(sum.Refused, addr+": "+refused[addr].Error())
+	}
+	return sum
+}
+
+// since takes away what was counted before.
+func (d *directRow) since(before *directRow) *directRow {
+	d.Hits -= before.Hits
+	for reason, n := range before.Fallbacks {
+		if d.Fallbacks[reason] -= n; d.Fallbacks[reason] == 0 {
+			delete(d.Fallbacks, reason)
+		}
+	}
+	return d
+}
+
+// String is for the table: the share of hits, and what else happened.
+func (d *directRow) String() string {
+	if d == nil {
+		return "off"
+	}
+	var asked uint64
+	for _, n := range d.Fallbacks {
+		asked += n
+	}
+	text := fmt.Sprintf("%.1f %%", 100*float64(d.Hits)/float64(max(1, d.Hits+asked)))
+	for _, reason := range slices.Sorted(maps.Keys(d.Fallbacks)) {
+		text += fmt.Sprintf(", %s %d", reason, d.Fallbacks[reason])
+	}
+	return strings.Join(append([]string{text}, d.Refused...), "; ")
 }
 
 func newBenchRow(f *benchFlags, c load.Config, r load.Result, cl *client.Client) benchRow {
@@ -348,7 +415,7 @@ func transports(c *client.Client) string {
 
 func (a *app) printBench(rows []benchRow) error {
 	return a.print(rows, func(t table) {
-		t.row("OP", "MODE", "TRANSPORT", "SIZE", "OUTSTANDING", "OPS/S", "GB/S", "P50 US", "P99 US", "P99.9 US", "MAX US", "CLIENT CPU US", "SERVER CPU US", "ERRORS")
+		t.row("OP", "MODE", "TRANSPORT", "SIZE", "OUTSTANDING", "OPS/S", "GB/S", "P50 US", "P99 US", "P99.9 US", "MAX US", "CLIENT CPU US", "SERVER CPU US", "ERRORS", "DIRECT")
 		for _, r := range rows {
 			outstanding := fmt.Sprint(r.Outstanding)
 			if r.Connections > 1 {
@@ -356,9 +423,9 @@ func (a *app) printBench(rows []benchRow) error {
 			}
 			t.row(r.Op, r.Mode, r.Transport, config.Bytes(r.Size), outstanding, fmt.Sprintf("%.0f", r.OpsPerS), fmt.Sprintf("%.3f", r.GBPerS),
 				fmt.Sprintf("%.1f", r.P50), fmt.Sprintf("%.1f", r.P99), fmt.Sprintf("%.1f", r.P999), fmt.Sprintf("%.0f", r.Max),
-				fmt.Sprintf("%.2f", r.ClientCPU), fmt.Sprintf("%.2f", r.ServerCPU), r.Errors)
+				fmt.Sprintf("%.2f", r.ClientCPU), fmt.Sprintf("%.2f", r.ServerCPU), r.Errors, r.Direct)
 			for _, k := range r.ByKind {
-				t.row("  "+k.Op, "", "", "", "", "", "", fmt.Sprintf("%.1f", k.P50), fmt.Sprintf("%.1f", k.P99), "", fmt.Sprintf("%.0f", k.Max), "", "", "")
+				t.row("  "+k.Op, "", "", "", "", "", "", fmt.Sprintf("%.1f", k.P50), fmt.Sprintf("%.1f", k.P99), "", fmt.Sprintf("%.0f", k.Max), "", "", "", "")
 			}
 		}
 	})

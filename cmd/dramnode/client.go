@@ -34,6 +34,12 @@ func (a *app) open(ctx context.Context, set ...func(*client.Config)) (*client.Cl
 	if a.timeout <= 0 {
 		return nil, fmt.Errorf("%w: --timeout %v, want more than 0", dramnode.ErrInvalid, a.timeout)
 	}
+	if len(a.addrs) == 0 { // a variable that is not set must not lead to another cluster
+		return nil, fmt.Errorf("%w: --addr is empty, want host:port", dramnode.ErrInvalid)
+	}
+	if a.clusterName == "" {
+		return nil, errNoClusterName
+	}
 	for _, addr := range a.addrs {
 		if err := config.CheckDial("addr", addr); err != nil {
 			return nil, err
@@ -55,7 +61,7 @@ func (a *app) open(ctx context.Context, set ...func(*client.Config)) (*client.Cl
 	if err != nil {
 		return nil, err
 	}
-	c := client.Config{Network: network, Addrs: a.addrs, Timeout: a.timeout}
+	c := client.Config{Network: network, Addrs: a.addrs, Timeout: a.timeout, Direct: a.direct}
 	for _, f := range set {
 		f(&c)
 	}

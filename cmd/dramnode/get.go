@@ -67,7 +67,7 @@ func (a *app) output(key []byte, v client.Value, out string) error {
 // A valueResult is one value for machines. Value, in base64, is that of the range that was asked for.
 type valueResult struct {
 	metaResult
-	Value []byte `json:"value,omitempty"`
+	Value []byte `json:"value,omitzero"` // of a value of 0 bytes: ""
 }
 
 func jsonValue(key []byte, v client.Value) valueResult {

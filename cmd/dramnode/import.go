@@ -64,6 +64,9 @@ func (a *app) copyTree(o tree.Options, run func(tree.Options) (tree.Summary, err
 	}
 	summary, err := run(o)
 	stop()
+	if err != nil && summary.Took == 0 {
+		return err // it did not begin
+	}
 	return errors.Join(a.printSummary(summary), err, summary.Err())
 }
 

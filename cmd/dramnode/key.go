@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
+	"strings"
 	"unicode"
 	"unicode/utf8"
 
@@ -49,16 +50,15 @@ func (a *app) show(key []byte) string {
 	if a.hex {
 		return hex.EncodeToString(key)
 	}
-	if utf8.Valid(key) && len(key) > 0 && key[0] != '"' {
-		plain := true
-		for _, r := range string(key) {
-			plain = plain && unicode.IsPrint(r)
-		}
-		if plain {
-			return string(key)
-		}
+	if len(key) > 0 && key[0] != '"' && printable(string(key)) {
+		return string(key)
 	}
 	return strconv.Quote(string(key))
+}
+
+// printable tells whether all of text can be seen on a terminal and takes one line.
+func printable(text string) bool {
+	return utf8.ValidString(text) && !strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) })
 }
 
 // A jsonKey is a key for machines: a string, or {"hex": ...} when its bytes are not UTF-8.

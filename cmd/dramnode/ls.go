@@ -5,22 +5,25 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/dramnode/dramnode"
 	"github.com/dramnode/dramnode/client"
 	"github.com/dramnode/dramnode/config"
+	"github.com/dramnode/dramnode/gateway/object"
 )
 
 func (a *app) lsCommand() *cobra.Command {
 	var limit int
-	var long bool
+	var long, all bool
 	cmd := &cobra.Command{
 		Use:   "ls [PREFIX]",
 		Short: "List keys in order; with -l also sizes and generations",
 		Long: `List the keys that start with PREFIX, in bytewise order. With --json there is one object per line. A node
-that cannot be reached is an error, never a gap.`,
+that cannot be reached is an error, never a gap. What the S3 and GCS faces keep beside objects is listed with --all,
+or with a PREFIX that names it.`,
 		Args: usage(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if limit < 0 {
@@ -34,8 +37,12 @@ that cannot be reached is an error, never a gap.`,
 				}
 			}
 			return a.with(cmd.Context(), func(c *client.Client) error {
+				list := c.List
+				if !all && !strings.HasPrefix(string(q.Prefix), object.Hidden) {
+					list = object.Guard(c).List
+				}
 				w := bufio.NewWriter(a.stdout)
-				for e, err := range c.List(cmd.Context(), q) {
+				for e, err := range list(cmd.Context(), q) {
 					if err == nil {
 						err = a.printEntry(w, e, long)
 					}
@@ -48,6 +55,7 @@ that cannot be reached is an error, never a gap.`,
 		},
 	}
 	cmd.Flags().IntVar(&limit, "limit", 0, "at most so many keys; 0: all")
+	cmd.Flags().BoolVarP(&all, "all", "a", false, "also what the S3 and GCS faces keep beside objects")
 	cmd.Flags().BoolVarP(&long, "long", "l", false, "size and generation too")
 	return cmd
 }

@@ -31,6 +31,9 @@ func run(args []string, stdin, stdout, stderr *os.File) int {
 	root.SetErr(stderr)
 	err := root.ExecuteContext(ctx)
 	if err != nil {
+		if a.effective == nil {
+			_ = a.load() // cobra found a fault before it came to the environment, which may ask for JSON
+		}
 		a.printError(err)
 	}
 	return exitCode(err)

@@ -63,7 +63,7 @@ func isNull(info os.FileInfo) bool {
 	return err == nil && os.SameFile(info, null)
 }
 
-// A ticker calls draw a few times a second and once more at the end, until stop is called.
+// every calls draw at each interval, and once more when stop is called.
 func every(interval time.Duration, draw func()) (stop func()) {
 	quit, done := make(chan struct{}), make(chan struct{})
 	go func() {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"syscall"
@@ -16,10 +18,13 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/dramnode/dramnode"
+	"github.com/dramnode/dramnode/client"
 	"github.com/dramnode/dramnode/config"
 	"github.com/dramnode/dramnode/control"
+	"github.com/dramnode/dramnode/gateway"
 	"github.com/dramnode/dramnode/node"
 	"github.com/dramnode/dramnode/ring"
+	"github.com/dramnode/dramnode/storage"
 	"github.com/dramnode/dramnode/transport"
 	"github.com/dramnode/dramnode/ucxnet"
 )
@@ -39,7 +44,12 @@ second signal ends it at once. Without flags it is a cluster of one on loopback.
 			if err != nil {
 				return err
 			}
-			return explainListen(serve(cmd.Context(), c.Log, func(ctx context.Context) error { return live(ctx, c) }))
+			faces, err := a.serve.faces()
+			if err != nil {
+				return err
+			}
+			limitProcs(1)
+			return explainListen(serve(cmd.Context(), c.Log, func(ctx context.Context) error { return live(ctx, c, faces) }))
 		},
 	}
 	cmd.Flags().SortFlags = false
@@ -47,10 +57,27 @@ second signal ends it at once. Without flags it is a cluster of one on loopback.
 	return cmd
 }
 
+// gcPercent is the collector's GOGC for a node, unless the environment sets one. The Go heap does not grow with the entries, so a
+// collection is cheap, and what lies about between two of them counts beside --memory.
+const gcPercent = 50
+
 // live is one node from its start until it has left.
-func live(ctx context.Context, c node.Config) error {
-	n, err := node.New(c)
+func live(ctx context.Context, c node.Config, faces []face) error {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
+	open, err := listen(faces, c.Log)
 	if err != nil {
+		return err
+	}
+	var n *node.Node
+	if len(open) > 0 {
+		c.Faces = func(ctx context.Context, network transport.Network) error {
+			return gateway.Run(ctx, client.Config{Network: network, Addrs: []string{n.Addr()}}, open)
+		}
+	}
+	if n, err = node.New(c); err != nil {
+		closeAll(open)
 		return err
 	}
 	c.Log.Info().Str("name", c.Name).Str("listen", n.Addr()).Str("gossip", c.Gossip).Str("http", n.HTTPAddr()).
@@ -97,13 +124,20 @@ func explainListen(err error) error {
 func (a *app) nodeConfig() (node.Config, error) {
 	s := a.serve
 	key, err := config.ReadKey(a.keyFile)
-	faults := []error{err, s.checkAddresses(len(key) > 0)}
+	faults := []error{err, s.checkAddresses(len(key) > 0), s.checkNames()}
+	if a.clusterName == "" {
+		faults = append(faults, errNoClusterName)
+	}
 	shm, err := ucxnet.ParseShmMode(a.shm)
 	faults = append(faults, err)
 	cut, err := s.cut()
 	faults = append(faults, err)
+	eviction, err := storage.ParseEviction(s.eviction)
+	if err != nil {
+		faults = append(faults, fmt.Errorf("--eviction: %w", err))
+	}
 	log, err := s.logger(a.stderr, terminal(a.stderr))
-	faults = append(faults, err)
+	faults = append(faults, err, s.checkFaces())
 	advertise := or(s.advertise, s.listen)
 	c := node.Config{
 		Name:            or(s.name, advertise),
@@ -119,8 +153,10 @@ func (a *app) nodeConfig() (node.Config, error) {
 		ClusterKey:      key,
 		MemoryBytes:     int64(s.memory),
 		MaxValueBytes:   int(s.maxValue),
+		Eviction:        eviction,
 		Settings:        cut,
 		Verify:          true,
+		Direct:          a.direct,
 		DrainTimeout:    s.drainTimeout,
 		Log:             log,
 	}
@@ -171,6 +207,26 @@ func (s *serveSettings) seeds() []string {
 		seeds[i] = config.WithPort(addr, defaultGossipPort)
 	}
 	return seeds
+}
+
+// checkNames reports what would be shown in tables and logs as something else, and sizes of 0, which to package
+// node mean its defaults.
+func (s *serveSettings) checkNames() error {
+	var faults []error
+	for _, n := range []struct{ flag, text string }{{"name", s.name}, {"zone", s.zone}} {
+		if !printable(n.text) || len(n.text) > ring.MaxNameBytes {
+			faults = append(faults, fmt.Errorf("%w: --%s %.40q: want at most %d bytes of printable text", dramnode.ErrInvalid, n.flag, n.text, ring.MaxNameBytes))
+		}
+	}
+	for _, n := range []struct {
+		flag  string
+		value int64
+	}{{"memory", int64(s.memory)}, {"max-value", int64(s.maxValue)}, {"drain-timeout", int64(s.drainTimeout)}} {
+		if n.value == 0 {
+			faults = append(faults, fmt.Errorf("%w: --%s 0, want more", dramnode.ErrInvalid, n.flag))
+		}
+	}
+	return errors.Join(faults...)
 }
 
 // checkAddresses reports every address that cannot be, and listening where anybody could join.

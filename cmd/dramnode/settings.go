@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -8,6 +9,7 @@ import (
 	"github.com/dramnode/dramnode"
 	"github.com/dramnode/dramnode/config"
 	"github.com/dramnode/dramnode/ring"
+	"github.com/dramnode/dramnode/storage"
 )
 
 // Default ports; a node's gossip and HTTP listen on the two after its UCX port.
@@ -26,6 +28,7 @@ type settings struct {
 	timeout     time.Duration
 	json        bool
 	shm         string
+	direct      bool
 }
 
 func (s *settings) flags() *pflag.FlagSet {
@@ -36,9 +39,13 @@ func (s *settings) flags() *pflag.FlagSet {
 	f.StringVar(&s.keyFile, "cluster-key-file", "", "`file` with the secret that all nodes and clients of the cluster share")
 	f.DurationVar(&s.timeout, "timeout", 10*time.Second, "limit for each operation")
 	f.BoolVar(&s.json, "json", false, "print JSON, errors too")
-	f.StringVar(&s.shm, "shm", "off", "shared memory to processes of this host: off, on or auto")
+	f.StringVar(&s.shm, "shm", "auto", "shared memory to processes of this host: auto (where it works), on (or not at all) or off")
+	f.BoolVar(&s.direct, "direct", false, "values are read straight from the memory of nodes of this host and user; nodes and clients both need it")
 	return f
 }
+
+// errNoClusterName: the default is for those who say nothing, not for a variable that is not set.
+var errNoClusterName = fmt.Errorf("%w: --cluster-name is empty", dramnode.ErrInvalid)
 
 // serveSettings are those of a node.
 type serveSettings struct {
@@ -51,6 +58,7 @@ type serveSettings struct {
 	zone         string
 	memory       config.Bytes
 	maxValue     config.Bytes
+	eviction     string
 	partitions   int
 	routing      string
 	splits       []string
@@ -59,6 +67,7 @@ type serveSettings struct {
 	insecure     bool
 	logLevel     string
 	logFormat    string
+	faceSettings
 }
 
 func (s *serveSettings) flags() *pflag.FlagSet {
@@ -72,8 +81,9 @@ func (s *serveSettings) flags() *pflag.FlagSet {
 	f.StringVar(&s.advertise, "advertise", "", "`host:port` that others dial (default: --listen; needed with 0.0.0.0)")
 	f.StringSliceVar(&s.join, "join", nil, "gossip addresses of other nodes, `host[:port],...` (port 12346)")
 	f.StringVar(&s.zone, "zone", "", "rack or failure zone of this node")
-	f.Var(&s.memory, "memory", "limit for keys and values, such as 512MiB, 2GB or 16g")
+	f.Var(&s.memory, "memory", "limit for keys, values, their index and values in transit, such as 512MiB, 2GB or 16g")
 	f.Var(&s.maxValue, "max-value", "longest value")
+	f.StringVar(&s.eviction, "eviction", storage.EvictNone.String(), "when memory is full: none refuses writes, s3fifo drops entries that are read least")
 	f.IntVar(&s.partitions, "partitions", ring.DefaultPartitions, "hash partitions; equal on all nodes, fixed for a cluster's life")
 	f.StringVar(&s.routing, "routing", ring.Hash.String(), "how keys find partitions: hash, range or explicit")
 	f.StringSliceVar(&s.splits, "split", nil, "with --routing range: first `key` of each partition but the first, ascending")
@@ -82,5 +92,6 @@ func (s *serveSettings) flags() *pflag.FlagSet {
 	f.BoolVar(&s.insecure, "insecure", false, "allow listening beyond loopback without a cluster key")
 	f.StringVar(&s.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&s.logFormat, "log-format", "", "console or json (default: console on a terminal)")
+	s.faceFlags(f)
 	return f
 }

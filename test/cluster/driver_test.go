@@ -25,7 +25,7 @@ import (
 
 // A workload tells a driver process what to do.
 type workload struct {
-	Mode    string // "load": until SIGTERM; "fill", "check": once; "connect": open and close Ops clients
+	Mode    string // "load": until SIGTERM; "fill", "check": once; "connect": open and close Ops clients; "clear": delete the prefix
 	Addrs   []string
 	Cluster string
 	Shm     string
@@ -54,7 +54,7 @@ type report struct {
 	Errors     map[string]int
 	Missing    int           // keys that a lossy check found missing
 	Longest    time.Duration // longest single operation, retries included
-	Unknown    time.Duration // longest until an outcome was reported as unknown: no retries, one call
+	Unknown    time.Duration // longest operation whose outcome was reported as unknown, earlier attempts included
 	Violations []string      // wrong bytes, lost writes: must be empty
 	Failure    string        // why the driver could not work at all
 }
@@ -102,6 +102,9 @@ func (w *workload) run(r *report) error {
 		}
 		return nil
 	}
+	if w.Mode == "clear" {
+		return w.clear(r)
+	}
 	workers := make([]*worker, w.Workers)
 	var wg sync.WaitGroup
 	for i := range workers {
@@ -119,6 +122,20 @@ func (w *workload) run(r *report) error {
 		one.addTo(r)
 	}
 	return nil
+}
+
+// clear deletes every key with the prefix.
+func (w *workload) clear(r *report) error {
+	c, err := w.open(0)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), checkTimeout)
+	defer cancel()
+	deleted, err := c.DeleteRange(ctx, client.Query{Prefix: []byte(w.Prefix)})
+	r.Ops = int(deleted)
+	return err
 }
 
 // open returns worker i's own client. Each starts from another node.
@@ -187,7 +204,10 @@ func (one *worker) run(ctx context.Context) {
 	switch one.w.Mode {
 	case "fill":
 		for _, k := range one.keys {
-			one.until(func() bool { return one.put(k) })
+			one.until(func() bool {
+				k.last = 0 // what is repeated after an unknown outcome is the same write, for checks by other drivers
+				return one.put(k)
+			})
 		}
 	case "check":
 		for _, k := range one.keys {

@@ -3,6 +3,7 @@ package cluster
 import (
 	"net"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -62,7 +63,7 @@ func TestOtherSettingsAreRefused(t *testing.T) {
 			if code := s.nodes[1].ExitCode(); code != 2 {
 				t.Errorf("the stranger ended with exit code %d, want 2", code)
 			}
-			if info := s.info(s.nodes[0]); info.Members != 1 {
+			if info := s.state(s.nodes[0]); info.Members != 1 {
 				t.Errorf("the cluster counts %d members", info.Members)
 			}
 		})
@@ -78,6 +79,19 @@ func TestNameInUseIsRefused(t *testing.T) {
 	s.options, s.nodes = append(s.options, o), append(s.nodes, proc.Start(t, s.program, o))
 	s.says(2, `"n2"`, "in use")
 	s.agree(s.nodes[:2]...)
+}
+
+// A node that finds nobody to take its partitions says so, and its exit code too.
+func TestLeavingWithoutAnHeir(t *testing.T) {
+	s := newStory(t, "--drain-timeout", "2s")
+	s.start(2)
+	s.agree(s.nodes...)
+	s.nodes[1].Kill()
+	s.nodes[0].Signal(syscall.SIGTERM)
+	s.says(0, "partitions were not given away within 2s")
+	if code := s.nodes[0].ExitCode(); code != 8 {
+		t.Errorf("it ended with exit code %d, want 8", code)
+	}
 }
 
 func TestPortInUse(t *testing.T) {

@@ -142,6 +142,18 @@ func (s *story) info(n *proc.Node) *control.NodeInfo {
 	return &info
 }
 
+// state is what a node says of itself; on a loaded machine it may take several questions to learn it.
+func (s *story) state(n *proc.Node) (info *control.NodeInfo) {
+	s.t.Helper()
+	s.await(n.Name()+" to answer", func() string {
+		if info = s.info(n); info == nil {
+			return "it does not"
+		}
+		return ""
+	})
+	return info
+}
+
 // agree waits until these nodes, and no others, serve by one table in which nothing moves.
 func (s *story) agree(nodes ...*proc.Node) {
 	s.t.Helper()
@@ -218,7 +230,7 @@ func (s *story) drive(w workload) *driver {
 	}
 	w.Cluster = s.name
 	if w.Shm == "" {
-		w.Shm = "off"
+		w.Shm = "auto"
 	}
 	spec, err := json.Marshal(w)
 	if err != nil {
@@ -284,7 +296,7 @@ func (s *story) kept(fill workload) {
 	s.t.Helper()
 	fill.Mode = "check"
 	s.drive(fill).wait()
-	if info := s.info(s.nodes[0]); info == nil || info.Losses != 0 {
+	if info := s.state(s.nodes[0]); info.Losses != 0 {
 		s.t.Errorf("something was lost: %+v", info)
 	}
 }

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"strconv"
 	"strings"
@@ -59,7 +60,7 @@ func TestRoutingByRangeAndByRules(t *testing.T) {
 					t.Errorf("%s: want %q in\n%s", key, want, shown)
 				}
 			}
-			if info := s.info(s.nodes[0]); info == nil || info.Losses != 0 {
+			if info := s.state(s.nodes[0]); info.Losses != 0 {
 				t.Errorf("something was lost: %+v", info)
 			}
 		})
@@ -92,6 +93,58 @@ func TestSharedMemory(t *testing.T) {
 	}
 }
 
+// With the default settings, what is on one host shares memory, and says so.
+func TestSharedMemoryIsTheDefault(t *testing.T) {
+	s := newStory(t)
+	s.start(2)
+	s.agree(s.nodes...)
+	s.await("the nodes to share memory", func() string {
+		if shown := s.cli(0, "nodes", "--links"); !strings.Contains(shown, "posix+cma") {
+			return shown
+		}
+		return ""
+	})
+	if shown := s.cli(0, "nodes"); strings.Count(shown, "posix+cma") != 2 {
+		t.Errorf("dramnode nodes shows no shared memory with two nodes of its host:\n%s", shown)
+	}
+	shown := s.cli(0, "nodes", "--shm", "off")
+	if strings.Contains(shown, "posix") || strings.Contains(shown, "no shm") {
+		t.Errorf("with --shm off dramnode nodes shows:\n%s", shown)
+	}
+}
+
+// Clients and a node are killed under load over shared memory. The client that lives on loses only what the
+// killed node held, and the nodes that live on keep nothing of the dead.
+func TestKillsOverSharedMemory(t *testing.T) {
+	s := newStory(t, "--shm", "on")
+	s.start(3)
+	s.agree(s.nodes...)
+	w := load(31)
+	w.Shm, w.Bytes, w.Lossy = "on", 1<<20, true
+	survivor := s.drive(w)
+	w.Workers, w.Prefix, w.Any = 4, "dying/", true
+	cycle := func() {
+		d := s.drive(w)
+		pass(500*time.Millisecond + time.Duration(rand.IntN(100_000))*time.Microsecond)
+		if err := d.cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		_ = d.cmd.Wait() // killed
+		s.nodes[2].Kill()
+		s.restart(2)
+		s.agree(s.nodes...)
+	}
+	cycle()
+	before := s.usage(0)
+	for range cycles(t, 3) {
+		cycle()
+	}
+	if r := survivor.stop(); r.Written == 0 {
+		t.Error("the survivor wrote nothing")
+	}
+	s.grown(0, before)
+}
+
 func TestNodesJoinAndLeaveUnderLoad(t *testing.T) {
 	s := newStory(t)
 	s.start(2)
@@ -106,7 +159,7 @@ func TestNodesJoinAndLeaveUnderLoad(t *testing.T) {
 	if r := d.stop(); r.Written == 0 {
 		t.Error("nothing was written")
 	}
-	if info := s.info(s.nodes[1]); info == nil || info.Losses != 0 {
+	if info := s.state(s.nodes[1]); info.Losses != 0 {
 		t.Errorf("joining and leaving lost something: %+v", info)
 	}
 }
@@ -117,11 +170,11 @@ func TestKilledNodeComesBackUnderItsName(t *testing.T) {
 	s.agree(s.nodes...)
 	fill := workload{Mode: "fill", Prefix: "kept/", Workers: 4, Keys: 200, Bytes: 50_000}
 	s.drive(fill).wait()
-	lost := s.info(s.nodes[1]).Partitions
+	lost := s.state(s.nodes[1]).Partitions
 	s.nodes[1].Kill()
 	s.restart(1)
 	s.agree(s.nodes...)
-	if info := s.info(s.nodes[0]); info.Losses != uint64(lost) {
+	if info := s.state(s.nodes[0]); info.Losses != uint64(lost) {
 		t.Errorf("%d losses counted, the killed node owned %d partitions", info.Losses, lost)
 	}
 	if shown, want := s.cli(2, "partitions"), fmt.Sprintf(" %d losses", lost); !strings.Contains(shown, want) {
@@ -188,7 +241,7 @@ func TestTwoClustersNeverMerge(t *testing.T) {
 	stranger.restart(0)
 	b.agree(b.nodes[0], stranger.nodes[0])
 	a.agree(a.nodes...)
-	if x, y := a.info(a.nodes[0]).ClusterID, b.info(b.nodes[0]).ClusterID; x == y {
+	if x, y := a.state(a.nodes[0]).ClusterID, b.state(b.nodes[0]).ClusterID; x == y {
 		t.Errorf("both clusters have the id %s", x)
 	}
 }

@@ -232,14 +232,22 @@ func (n *Node) Log() string {
 	return string(text)
 }
 
-// cleanup kills the process and, if the test failed, shows the end of its log.
+// cleanup kills the process and, if the test failed, shows its log.
 func (n *Node) cleanup() {
 	if err := n.kill(); err != nil {
 		n.t.Error(err)
 	}
 	if n.t.Failed() {
-		const shown = 16 << 10
 		text := n.Log()
-		n.t.Logf("log of %s (last %d of %d bytes):\n%s", n.name, min(shown, len(text)), len(text), text[max(0, len(text)-shown):])
+		n.t.Logf("log of %s (%d bytes):\n%s", n.name, len(text), ends(text))
 	}
+}
+
+// ends shortens a long text to its beginning and its end: a crash tells its reason first, and ends with much else.
+func ends(text string) string {
+	const shown = 12 << 10
+	if len(text) <= 2*shown {
+		return text
+	}
+	return text[:shown] + "\n...\n" + text[len(text)-shown:]
 }

@@ -111,7 +111,18 @@ func TestLifeOfANode(t *testing.T) {
 
 func TestWaitReadySaysWhatIsWrong(t *testing.T) {
 	n := startStandIn(t, "never ready", Options{})
-	err := n.waitReady(500 * time.Millisecond)
+	for limit := time.Now().Add(readyLimit); ; { // it listens some time after its start
+		if status, _, err := n.Get(t.Context(), "/readyz"); err == nil {
+			if status != http.StatusServiceUnavailable {
+				t.Fatalf("/readyz answers %d", status)
+			}
+			break
+		} else if time.Now().After(limit) {
+			t.Fatal(err)
+		}
+		<-time.After(pollEvery)
+	}
+	err := n.waitReady(2 * time.Second)
 	if err == nil || !strings.Contains(err.Error(), "no table yet") {
 		t.Errorf("never ready: %v, want the node's answer", err)
 	}
@@ -216,11 +227,16 @@ func TestNodesOnNamespacedHosts(t *testing.T) {
 	if a.Addr() == b.Addr() {
 		t.Errorf("two hosts share the address %s", a.Addr())
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
-	defer cancel()
+	if c, err := network.Host(1).DialContext(t.Context(), "tcp", a.Addr()); err != nil {
+		t.Fatal(err)
+	} else {
+		c.Close()
+	}
 	if err := network.Cut(0); err != nil {
 		t.Fatal(err)
 	}
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
 	if c, err := network.Host(1).DialContext(ctx, "tcp", a.Addr()); err == nil {
 		c.Close()
 		t.Error("b reaches a through a cut link")

@@ -3,6 +3,7 @@ package proc
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"syscall"
 	"time"
@@ -79,6 +80,9 @@ func (n *Node) freeze(s syscall.Signal, frozen bool) error {
 	deadline := time.After(killLimit)
 	for {
 		stopped, err := n.stopped()
+		if !frozen && errors.Is(err, fs.ErrNotExist) {
+			return nil // what it had been sent while it was frozen has ended it
+		}
 		if err != nil || stopped == frozen {
 			return err
 		}

@@ -24,7 +24,7 @@ func Import(ctx context.Context, store Store, dir, prefix string, o Options) (Su
 	defer root.Close() // only read
 	c := &copier{Options: o.withDefaults()}
 	if o.Progress != nil {
-		measure(root, o.Progress)
+		measure(ctx, root, o.Progress)
 	}
 	feed := func(ctx context.Context, job func(string) bool) error {
 		return fs.WalkDir(root.FS(), ".", func(path string, d fs.DirEntry, err error) error {
@@ -55,8 +55,11 @@ func Import(ctx context.Context, store Store, dir, prefix string, o Options) (Su
 }
 
 // measure sums up what Import will find. Faults are left for Import to report.
-func measure(root *os.Root, p *Progress) {
+func measure(ctx context.Context, root *os.Root, p *Progress) {
 	_ = fs.WalkDir(root.FS(), ".", func(_ string, d fs.DirEntry, err error) error {
+		if ctx.Err() != nil {
+			return fs.SkipAll
+		}
 		if err != nil || !d.Type().IsRegular() {
 			return nil
 		}
@@ -67,6 +70,9 @@ func measure(root *os.Root, p *Progress) {
 		return nil
 	})
 }
+
+// errChanged is about a file that is not as long as it said, such as those of /proc, or that was written meanwhile.
+var errChanged = errors.New("changed while it was read")
 
 // readFile returns the file's bytes, and an error when it changed while it was read.
 func readFile(root *os.Root, path string, maxBytes int64) ([]byte, error) {
@@ -84,14 +90,17 @@ func readFile(root *os.Root, path string, maxBytes int64) ([]byte, error) {
 	}
 	value := make([]byte, before.Size())
 	if _, err := io.ReadFull(f, value); err != nil && !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("changed while it was read: %w", err)
+		return nil, fmt.Errorf("%w: %w", errChanged, err)
+	}
+	if n, err := f.Read(make([]byte, 1)); n > 0 || !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("%w: it goes on after %d bytes", errChanged, len(value))
 	}
 	after, err := f.Stat()
 	if err != nil {
 		return nil, err
 	}
 	if after.Size() != before.Size() || !after.ModTime().Equal(before.ModTime()) {
-		return nil, errors.New("changed while it was read")
+		return nil, errChanged
 	}
 	return value, nil
 }

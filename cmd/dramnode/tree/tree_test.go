@@ -261,3 +261,19 @@ func TestExportReportsABrokenList(t *testing.T) {
 		t.Errorf("%+v, %v", s, err)
 	}
 }
+
+// The files of /proc say that they are empty. They must not become empty values.
+func TestImportOfFilesLongerThanTheySay(t *testing.T) {
+	dir := "/proc/self/net"
+	if _, err := os.Stat(filepath.Join(dir, "dev")); err != nil {
+		t.Skipf("no file of that kind: %v", err)
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	if value, err := readFile(root, "dev", 1<<20); !errors.Is(err, errChanged) {
+		t.Errorf("%d bytes, %v", len(value), err)
+	}
+}

@@ -1,0 +1,84 @@
+#!/usr/bin/env bash
+# Measures the Redis face beside redis-server with redis-benchmark, in turns in one run, and prints the
+# requests per second and their ratio; then what one client reads through the faces, and through a bare grpc-go
+# stream (bench/faces). Needs scripts/setup.sh --bench. ROUNDS=n repeats; the median counts. ONLY=redis or
+# ONLY=faces does one of the two.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+rounds=${ROUNDS:-3}
+dir=$(mktemp -d)
+free_port() { # free_port COUNT: the first of so many free ports in a row
+	local port try i
+	for ((try = 0; try < 100; try++)); do
+		port=$((20000 + RANDOM % 10000))
+		for ((i = 0; i < $1; i++)); do
+			if (exec 3<>"/dev/tcp/127.0.0.1/$((port + i))") 2>/dev/null; then continue 2; fi
+		done
+		echo "$port"
+		return
+	done
+	echo "no free port" >&2
+	return 1
+}
+redis=$(free_port 1)
+node=$(free_port 7)
+face=$((node + 3)) s3=$((node + 4)) tsgrpc=$((node + 5)) bare=$((node + 6))
+
+redis-server --port "$redis" --bind 127.0.0.1 --save "" --appendonly no --dir "$dir" >"$dir/redis.log" &
+redis_pid=$!
+bin/dramnode serve --listen "127.0.0.1:$node" --resp "127.0.0.1:$face" --s3 "127.0.0.1:$s3" --tsgrpc "127.0.0.1:$tsgrpc" 2>"$dir/dramnode.log" &
+node_pid=$!
+go build -o "$dir/faces" ./bench/faces
+"$dir/faces" -bare "127.0.0.1:$bare" &
+bare_pid=$!
+trap 'kill "$redis_pid" "$node_pid" "$bare_pid" 2>/dev/null; wait; rm -rf "$dir"' EXIT
+for port in "$redis" "$face"; do
+	for ((try = 0; try < 100; try++)); do
+		redis-cli -p "$port" ping >/dev/null 2>&1 && break
+		sleep 0.1
+	done
+done
+
+measure() { # measure PORT ARGUMENT...: requests per second
+	local port=$1
+	shift
+	redis-benchmark -p "$port" "$@" --csv | tail -1 | cut -d, -f2 | tr -d '"'
+}
+median() { sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
+
+compare() { # compare NAME ARGUMENT...
+	local name=$1 round
+	shift
+	for ((round = 0; round < rounds; round++)); do
+		measure "$redis" "$@" >>"$dir/$name.redis"
+		measure "$face" "$@" >>"$dir/$name.face"
+	done
+	awk -v name="$name" -v r="$(median <"$dir/$name.redis")" -v f="$(median <"$dir/$name.face")" \
+		'BEGIN { printf "%-22s redis-server %9.0f/s   dramnode %9.0f/s   ratio %.2f\n", name, r, f, f / r }'
+}
+
+redis() {
+	local small port
+	small="-d 64 -r 100000"
+	for port in "$redis" "$face"; do # so that GET finds something
+		measure "$port" -t set $small -n 400000 -c 50 -P 64 >/dev/null
+	done
+	compare get-64B-P1 -t get $small -n 100000 -c 50 -P 1
+	compare set-64B-P1 -t set $small -n 100000 -c 50 -P 1
+	compare get-64B-P64 -t get $small -n 1500000 -c 50 -P 64
+	compare set-64B-P64 -t set $small -n 1000000 -c 50 -P 64
+	for port in "$redis" "$face"; do
+		measure "$port" -t set -d 1048576 -n 10 -c 1 >/dev/null
+	done
+	compare get-1MiB-c1 -t get -d 1048576 -n 2000 -c 1
+	compare get-1MiB-c4 -t get -d 1048576 -n 2000 -c 4
+	compare set-1MiB-c1 -t set -d 1048576 -n 500 -c 1
+}
+
+faces() {
+	curl -fsS -X PUT "http://127.0.0.1:$s3/bench"
+	"$dir/faces" -tsgrpc "127.0.0.1:$tsgrpc" -s3 "127.0.0.1:$s3" -resp "127.0.0.1:$face" -beside "127.0.0.1:$bare" -rounds "$rounds"
+}
+
+for what in ${ONLY:-redis faces}; do "$what"; done
