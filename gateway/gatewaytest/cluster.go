@@ -56,6 +56,9 @@ func NewCluster(t testing.TB, nodes int, memoryBytes int64) *Cluster {
 	}
 	c.await("one table for all", func() bool {
 		first := c.nodes[0].Table()
+		if first == nil {
+			return false
+		}
 		for _, n := range c.nodes {
 			if t := n.Table(); t == nil || t.Version != first.Version || len(t.Members) != nodes || !n.Info().Ready || n.Info().Moving > 0 {
 				return false
