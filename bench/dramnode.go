@@ -107,7 +107,7 @@ func (l *lab) ucxEnv() []string {
 		return append(env, "UCX_TLS=tcp")
 	}
 	// Shared memory is off with error handling unless it is asked for.
-	return append(env, "UCX_TLS=tcp,posix,cma", "UCX_NET_DEVICES=all", "UCX_MM_ERROR_HANDLING=y", "UCX_CMA_MEMORY_INVALIDATE=y")
+	return append(env, "UCX_TLS=tcp,sysv,cma", "UCX_NET_DEVICES=all", "UCX_MM_ERROR_HANDLING=y", "UCX_CMA_MEMORY_INVALIDATE=y")
 }
 
 // eagerBelow is where dramnode begins to use rendezvous.

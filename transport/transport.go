@@ -234,7 +234,7 @@ type Peer struct {
 	Name        string // node name, or a client's free text; at most 128 bytes
 	Incarnation uint64 // random per process start, never 0
 	Addr        string // where it can be dialled; "" for clients
-	Transport   string // what carries the bulk of the traffic, as the network reports it: "tcp/lo", "posix+cma", "mem"
+	Transport   string // what carries the bulk of the traffic, as the network reports it: "tcp/lo", "sysv+cma", "mem"
 }
 
 // LinkState is where a link is in its life.

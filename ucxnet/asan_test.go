@@ -27,7 +27,7 @@ func TestShimUnderSanitizers(t *testing.T) {
 	common := []string{"UCX_HANDLE_ERRORS=none", "UCX_MEM_EVENTS=n", "UCX_NET_DEVICES=lo", "UCX_MAX_RNDV_RAILS=1", "UCX_TCP_CM_REUSEADDR=y"}
 	for name, env := range map[string][]string{
 		"tcp": {"UCX_TLS=tcp"},
-		"shm": {"UCX_TLS=tcp,posix,cma", "UCX_MM_ERROR_HANDLING=y", "UCX_CMA_MEMORY_INVALIDATE=y"},
+		"shm": {"UCX_TLS=tcp,sysv,cma", "UCX_MM_ERROR_HANDLING=y", "UCX_CMA_MEMORY_INVALIDATE=y"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cmd := exec.Command(program)

@@ -11,11 +11,11 @@ import (
 )
 
 // hostIDs returns two numbers. The host is equal for two processes on the same boot of the same kernel;
-// the domain, for those of them that can share memory by UCX's posix transport: they have the same
-// network namespace (wake-ups travel by abstract unix sockets), the same pid and ipc namespaces (segments
-// are opened through /proc) and the same /dev/shm. Each is 0 when that cannot be told.
+// the domain, for those of them that can share memory by UCX: they have the same network namespace
+// (wake-ups travel by abstract unix sockets), ipc namespace (for queues) and pid namespace (for long bodies). Each is 0 when
+// that cannot be told.
 func hostIDs() (host, domain uint64) {
-	return hostOf(), hostOf("/proc/self/ns/net", "/proc/self/ns/pid", "/proc/self/ns/ipc", "/dev/shm")
+	return hostOf(), hostOf("/proc/self/ns/net", "/proc/self/ns/pid", "/proc/self/ns/ipc")
 }
 
 // hostOf is equal for two processes on the same boot of the same kernel to which each of paths is the

@@ -460,7 +460,7 @@ func segments(t *testing.T) int {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return strings.Count(string(maps), "/dev/shm/ucx")
+	return strings.Count(string(maps), "/SYSV")
 }
 
 func (k *killTest) end(before killUsage, kills int) {

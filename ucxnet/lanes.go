@@ -8,7 +8,7 @@ import "strings"
 //	lane[1]:  0:tcp/lo.0 md[0]   -> md[0]/tcp/sysdev[255] rma_bw#0 am am_bw#0 wireup
 //
 // The result is the transport of the active-message lane and, when it differs, that of the
-// rendezvous lane: "tcp/lo", "posix+cma". It is a report for people, "unknown" if nothing fits.
+// rendezvous lane: "tcp/lo", "sysv+cma". It is a report for people, "unknown" if nothing fits.
 func parseLanes(text string) string {
 	var am, bulk string
 	for line := range strings.Lines(text) {
@@ -37,7 +37,7 @@ func parseLanes(text string) string {
 	return am + "+" + bulk
 }
 
-// laneName turns "0:tcp/lo.0" into "tcp/lo" and "1:posix/memory.0" into "posix".
+// laneName turns "0:tcp/lo.0" into "tcp/lo" and "1:sysv/memory.0" into "sysv".
 func laneName(s string) string {
 	if _, rest, ok := strings.Cut(s, ":"); ok {
 		s = rest

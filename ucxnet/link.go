@@ -208,7 +208,7 @@ func (p *poller) linkOpened(ep *endpoint) {
 	case tcp != nil && tcp.peer != nil && tcp.peer.Incarnation != ep.peer.Incarnation:
 		p.closeEndpoint(ep, "other incarnation", errOtherProcess)
 		return
-	case !strings.HasPrefix(ep.peer.Transport, "posix"):
+	case !strings.HasPrefix(ep.peer.Transport, "sysv"):
 		p.closeEndpoint(ep, "not shared", errUnshared{sharedTCP})
 		p.unshare(l, sharedTCP)
 		c.next = p.whenBarred(l, never)

@@ -46,7 +46,7 @@ func awaitTransport(t testing.TB, l transport.Link, shm ShmMode) {
 	t.Helper()
 	want := "tcp/lo"
 	if shm != ShmOff {
-		want = "posix+cma"
+		want = "sysv+cma"
 	}
 	eventually(t, func() error {
 		if i := l.Info(); i.Peer.Transport != want {
@@ -226,7 +226,7 @@ func TestShmRequired(t *testing.T) {
 		l := dial(t, start(t, cc), start(t, sc).Addr())
 		eventually(t, func() error {
 			i := l.Info()
-			if i.State != c.want || c.want == transport.LinkOpen && i.Peer.Transport != "posix+cma" || c.want != transport.LinkOpen && !errors.Is(i.Err, errNotShared) {
+			if i.State != c.want || c.want == transport.LinkOpen && i.Peer.Transport != "sysv+cma" || c.want != transport.LinkOpen && !errors.Is(i.Err, errNotShared) {
 				return fmt.Errorf("server with shm %v: the link is %v by %q, %w", c.server, i.State, i.Peer.Transport, i.Err)
 			}
 			return nil

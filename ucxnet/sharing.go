@@ -1,5 +1,8 @@
 package ucxnet
 
+// #include "shim.h"
+import "C"
+
 import (
 	"errors"
 	"fmt"
@@ -30,10 +33,12 @@ func carrierOf(r *rail) int {
 	return 0
 }
 
-// shmRailBytes is what a worker takes in /dev/shm with the settings of railEnv, as measured: two blocks
-// of 128 slots when its receiver lags, and some. UCX fills each before use, so that a full /dev/shm is
-// an error, and no SIGBUS.
-const shmRailBytes = 5 << 20
+// What a worker takes of the kernel's System V shared memory, with the settings of railEnv: a queue and two blocks
+// of 128 slots when its receiver lags, and some to spare.
+const (
+	shmRailSegments = 5
+	shmRailBytes    = 5 << 20
+)
 
 // An unshared is why a peer is not reached by shared memory. It travels in introductions.
 type unshared uint8
@@ -55,8 +60,8 @@ const (
 
 func (u unshared) String() string {
 	return [...]string{
-		"", "switched off there", "another host", "other namespaces or another /dev/shm", "not allowed to read its memory",
-		"/dev/shm is full", "too many peers share memory", "UCX cannot open it", "UCX prefers tcp", "required there", transport.FallbackSoon, "unknown",
+		"", "switched off there", "another host", "other namespaces", "not allowed to read its memory",
+		"no shared memory is left (kernel.shmmni, shmall)", "too many peers share memory", "UCX cannot open it", "UCX prefers tcp", "required there", transport.FallbackSoon, "unknown",
 	}[min(u, unsharedEnd)]
 }
 
@@ -103,7 +108,7 @@ func (p *poller) room(pid uint32) unshared {
 		return sharedForbidden
 	case p.shmRails >= p.n.limits.ShmPeers:
 		return sharedCrowded
-	case freeShm() < 2*shmRailBytes: // the peer needs as much
+	case !shmLeft(2): // the peer needs as much
 		return sharedFull
 	}
 	return shared
@@ -117,13 +122,19 @@ func mayRead(pid uint32) bool {
 	return errors.Is(err, unix.EFAULT) || errors.Is(err, unix.ESRCH)
 }
 
-// freeShm returns the bytes that are free in /dev/shm.
-func freeShm() int64 {
-	var st unix.Statfs_t
-	if unix.Statfs("/dev/shm", &st) != nil {
-		return 0
-	}
-	return int64(st.Bavail) * st.Bsize
+// shmRoom returns how many segments of shared memory, and how many bytes of them, the kernel still gives to this ipc namespace.
+//
+// Implements: int shmctl(int shmid, int cmd, struct shmid_ds *buf), IPC_INFO and SHM_INFO
+func shmRoom() (segments, bytes uint64) {
+	var s, b C.uint64_t
+	C.dn_shm_room(&s, &b)
+	return uint64(s), uint64(b)
+}
+
+// shmLeft reports whether there is shared memory for so many more workers.
+func shmLeft(workers uint64) bool {
+	segments, bytes := shmRoom()
+	return segments >= workers*shmRailSegments && bytes >= workers*shmRailBytes
 }
 
 // loopback is where the lobby listens: those whom it is for are in the same network namespace.
@@ -134,8 +145,9 @@ func (n *Network) openShm() error {
 	if n.intro.domain == 0 {
 		return errors.New("the kernel does not say which host this is")
 	}
-	if free := freeShm(); free < 2*shmRailBytes {
-		return fmt.Errorf("%w: %d bytes are free, want %d", errUnshared{sharedFull}, free, 2*shmRailBytes)
+	if !shmLeft(2) {
+		segments, bytes := shmRoom()
+		return fmt.Errorf("%w: %d segments and %d bytes may be made, want %d and %d", errUnshared{sharedFull}, segments, bytes, 2*shmRailSegments, 2*shmRailBytes)
 	}
 	x, err := openContext(true, "")
 	if err != nil {

@@ -165,7 +165,7 @@ func TestMorePeersThanWorkers(t *testing.T) {
 	cc := testConfig(transport.RoleClient) // the dialler has no room
 	sc.Limits, cc.Shm, cc.Limits.ShmPeers = Limits{}, ShmAuto, 1
 	cn := start(t, cc)
-	for i, want := range []string{"posix+cma", "tcp/lo"} {
+	for i, want := range []string{"sysv+cma", "tcp/lo"} {
 		sc.Identity.Incarnation = lastIncarnation.Add(1)
 		other := start(t, sc)
 		l := dialOpen(t, cn, other.Addr())
@@ -206,23 +206,18 @@ func TestRequiredIsTriedOn(t *testing.T) {
 	awaitTransport(t, dial(t, n, server.Addr()), ShmAuto)
 }
 
-// In other namespaces of the same host, and with another /dev/shm, peers find to tcp by themselves.
+// In other namespaces of the same host peers find to tcp by themselves.
 func TestNamespacesApart(t *testing.T) {
 	for _, c := range []struct{ name, setup string }{
 		{"ipc", "unshare --ipc"},
 		{"pid", "unshare --pid --fork --kill-child --mount-proc"},
-		{"dev shm", "unshare --mount"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			argv := strings.Fields(c.setup)
 			if out, err := exec.Command(argv[0], append(argv[1:], "true")...).CombinedOutput(); err != nil {
 				t.Skipf("no right to make namespaces: %v, %s", err, out)
 			}
-			script := `exec "$0" -test.run='^$'`
-			if c.name == "dev shm" {
-				script = "mount -t tmpfs -o size=64m tmpfs /dev/shm && " + script
-			}
-			cmd := exec.Command(argv[0], append(argv[1:], "sh", "-c", script, os.Args[0])...)
+			cmd := exec.Command(argv[0], append(argv[1:], os.Args[0], "-test.run=^$")...)
 			cmd.Env = append(os.Environ(), "UCXNET_TEST_SERVER=127.0.0.1:0", "UCXNET_TEST_SHM=auto")
 			child := runChild(t, cmd)
 			n, _ := client(t, ShmAuto)
@@ -233,19 +228,19 @@ func TestNamespacesApart(t *testing.T) {
 	}
 }
 
-// Without room in /dev/shm auto serves by tcp and on refuses to start.
-func TestFullDevShm(t *testing.T) {
+// Where the kernel gives no more segments, auto serves by tcp and on refuses to start.
+func TestNoSegments(t *testing.T) {
 	run := func(shm ShmMode) *exec.Cmd {
-		cmd := exec.Command("unshare", "--mount", "sh", "-c", `mount -t tmpfs -o size=1m tmpfs /dev/shm && exec "$0" -test.run='^$'`, os.Args[0])
+		cmd := exec.Command("unshare", "--ipc", "sh", "-c", `echo 9 >/proc/sys/kernel/shmmni && exec "$0" -test.run='^$'`, os.Args[0])
 		cmd.Env = append(os.Environ(), "UCXNET_TEST_SERVER=127.0.0.1:0", "UCXNET_TEST_SHM="+shm.String())
 		return cmd
 	}
-	if out, err := exec.Command("unshare", "--mount", "true").CombinedOutput(); err != nil {
+	if out, err := exec.Command("unshare", "--ipc", "sh", "-c", "echo 9 >/proc/sys/kernel/shmmni").CombinedOutput(); err != nil {
 		t.Skipf("no right to make namespaces: %v, %s", err, out)
 	}
 	out, err := run(ShmOn).CombinedOutput()
 	if err == nil || !strings.Contains(string(out), sharedFull.String()) {
-		t.Errorf("shm on with a full /dev/shm ends with %v, %s", err, out)
+		t.Errorf("shm on without segments ends with %v, %s", err, out)
 	}
 	c := runChild(t, run(ShmAuto))
 	n, _ := client(t, ShmAuto)
@@ -265,7 +260,8 @@ func TestManyIdleWorkers(t *testing.T) {
 		})
 	}
 	settle(1)
-	fds, kib, shm, before := len(openFDs()), residentKB(t), freeShm(), cpuShare(t)
+	segments, _ := shmRoom()
+	fds, kib, before := len(openFDs()), residentKB(t), cpuShare(t)
 	var links []transport.Link
 	began := time.Now()
 	for range more {
@@ -279,8 +275,9 @@ func TestManyIdleWorkers(t *testing.T) {
 	})
 	opened := time.Since(began)
 	settle(1 + more)
-	t.Logf("each of %d more connections by shared memory takes, with both ends: %.1f descriptors, %d KiB resident, %d KiB of /dev/shm; all were open after %v",
-		more, float64(len(openFDs())-fds)/more, (residentKB(t)-kib)/more, (shm-freeShm())/more>>10, opened)
+	left, _ := shmRoom()
+	t.Logf("each of %d more connections by shared memory takes, with both ends: %.1f descriptors, %d KiB resident, %.1f segments; all were open after %v",
+		more, float64(len(openFDs())-fds)/more, (residentKB(t)-kib)/more, float64(int(segments)-int(left))/more, opened)
 	after := cpuShare(t)
 	t.Logf("idle: %.2f %% of a core with 1 connection, %.2f %% with %d", 100*before, 100*after, more+1)
 	if after > 0.25 {

@@ -6,6 +6,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ipc.h>
+#include <sys/shm.h>
+#include <unistd.h>
 #include <ucp/api/ucp.h>
 
 // Every function of UCX that is used. libucp is opened at run time, so that the variables which it
@@ -59,7 +62,7 @@ typedef struct {
 // UCX calls back only inside the functions below, on the calling thread, for the rail that was given.
 static __thread rail *here;
 
-enum { SOFT_EVENTS = 512, BUSY_ROUNDS = 64 };
+enum { SOFT_EVENTS = 512, BUSY_ROUNDS = 64, IDLE_ROUNDS = 16, SETTLE_ROUNDS = 100000 };
 
 int dn_load(char *err, size_t err_bytes)
 {
@@ -481,9 +484,33 @@ int dn_mem_map(dn_context *c, void *addr, size_t bytes, uint64_t *memh)
     return s;
 }
 
+void dn_shm_room(uint64_t *segments, uint64_t *bytes)
+{
+    struct shminfo most;
+    struct shm_info now;
+    *segments = *bytes = 0;
+    if (shmctl(0, IPC_INFO, (struct shmid_ds *)&most) < 0 || shmctl(0, SHM_INFO, (struct shmid_ds *)&now) < 0)
+        return;
+    uint64_t used = (uint64_t)now.used_ids, pages = now.shm_tot;
+    if (most.shmmni > used)
+        *segments = most.shmmni - used;
+    if (most.shmall > pages)
+        *bytes = most.shmall - pages > UINT64_MAX >> 16 ? UINT64_MAX : (most.shmall - pages) * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
 int dn_mem_unmap(dn_context *c, uint64_t memh)
 {
     return ucx.ucp_mem_unmap(c->ucp, (ucp_mem_h)(uintptr_t)memh);
+}
+
+// settle lets copies by cma end that outlive their endpoint: UCX 1.13.1 aborts if a worker is destroyed
+// with one queued (scopy_ep.c, uct_scopy_ep_t cleanup). A flush in that queue is no progress, hence several idle rounds.
+static void settle(rail *r)
+{
+    for (int idle = 0, i = 0; idle < IDLE_ROUNDS && i < SETTLE_ROUNDS; i++) {
+        idle = ucx.ucp_worker_progress(r->worker) ? 0 : idle + 1;
+        release_events(r);
+    }
 }
 
 void dn_close_rail(dn_rail *pub)
@@ -493,6 +520,7 @@ void dn_close_rail(dn_rail *pub)
         release_events(r);
         if (r->listener)
             ucx.ucp_listener_destroy(r->listener);
+        settle(r);
         ucx.ucp_worker_destroy(r->worker);
         r->worker = NULL;
     }

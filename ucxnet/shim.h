@@ -91,6 +91,8 @@ int dn_step(dn_rail *rail, const dn_cmd *cmds, int n, int rounds);
 // dn_ep_info writes UCX's description of the endpoint into text, cut to fit; the bytes written.
 size_t dn_ep_info(uint64_t ep, char *text, size_t bytes);
 // dn_close_rail destroys listener and worker. Endpoints are closed before.
+// dn_shm_room tells how much System V shared memory the kernel still gives; 0 when it does not say.
+void dn_shm_room(uint64_t *segments, uint64_t *bytes);
 void dn_close_rail(dn_rail *rail);
 
 // A closed socket's descriptor number rests while a context is open (close.c). dn_rest_tick ends the rest of

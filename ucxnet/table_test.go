@@ -119,10 +119,10 @@ func TestParseLanes(t *testing.T) {
 `
 	const shm = `
 #                 lane[0]: cm rdmacm
-#                 lane[1]:  1:posix/memory.0 md[1]          -> md[1]/posix/sysdev[255] am am_bw#0 keepalive
+#                 lane[1]:  1:sysv/memory.0 md[1]           -> md[1]/sysv/sysdev[255] am am_bw#0 keepalive
 #                 lane[2]:  2:cma/memory.0 md[2]            -> md[2]/cma/sysdev[255] rma_bw#0
 `
-	for text, want := range map[string]string{tcp: "tcp/lo", shm: "posix+cma", "": "unknown", "lane[1]: ->": "unknown", "lane[": "unknown"} {
+	for text, want := range map[string]string{tcp: "tcp/lo", shm: "sysv+cma", "": "unknown", "lane[1]: ->": "unknown", "lane[": "unknown"} {
 		if got := parseLanes(text); got != want {
 			t.Errorf("parseLanes(%q) = %q, want %q", text, got, want)
 		}

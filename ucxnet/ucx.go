@@ -102,16 +102,22 @@ var railEnv = map[string]string{
 	// Shared memory works with error handling then: UCX turns it off otherwise.
 	"UCX_MM_ERROR_HANDLING":     "y",
 	"UCX_CMA_MEMORY_INVALIDATE": "y",
-	// A rail takes this many slots of 8 KiB in /dev/shm, half of UCX's own default: see shmRailBytes.
-	"UCX_POSIX_FIFO_SIZE":    "128",
-	"UCX_POSIX_RX_BUFS_GROW": "128",
+	// A rail takes this many slots of 8 KiB of shared memory, half of UCX's own default.
+	"UCX_SYSV_FIFO_SIZE":    "128",
+	"UCX_SYSV_RX_BUFS_GROW": "128",
 }
 
 // shmEnv is that of the context for shared memory. Its peers are on this host and in this network
 // namespace, so they are reached by the loopback device. The receiver of a body always reads it: a
 // peer that wrote into our memory would go on doing so after we gave it up.
+//
+// Queues are System V segments. UCX names those of its posix transport by pid and descriptor number, and a peer opens some
+// only when it first needs them: by then the number may be that of another worker's queue, which the peer damages.
+// A cluster of 16 on a busy machine lost a process so in one start of nine (ucp_worker.c, ucp_worker_iface_check_events;
+// mm_posix.c, uct_posix_mem_attach_common). The kernel does not give the number of a segment out again for long, and frees
+// a segment with its last process, however that ends.
 var shmEnv = map[string]string{
-	"UCX_TLS":         "tcp,posix,cma",
+	"UCX_TLS":         "tcp,sysv,cma",
 	"UCX_NET_DEVICES": "lo",
 	"UCX_RNDV_SCHEME": "get_zcopy",
 }

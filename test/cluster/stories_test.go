@@ -99,16 +99,16 @@ func TestSharedMemoryIsTheDefault(t *testing.T) {
 	s.start(2)
 	s.agree(s.nodes...)
 	s.await("the nodes to share memory", func() string {
-		if shown := s.cli(0, "nodes", "--links"); !strings.Contains(shown, "posix+cma") {
+		if shown := s.cli(0, "nodes", "--links"); !strings.Contains(shown, "sysv+cma") {
 			return shown
 		}
 		return ""
 	})
-	if shown := s.cli(0, "nodes"); strings.Count(shown, "posix+cma") != 2 {
+	if shown := s.cli(0, "nodes"); strings.Count(shown, "sysv+cma") != 2 {
 		t.Errorf("dramnode nodes shows no shared memory with two nodes of its host:\n%s", shown)
 	}
 	shown := s.cli(0, "nodes", "--shm", "off")
-	if strings.Contains(shown, "posix") || strings.Contains(shown, "no shm") {
+	if strings.Contains(shown, "sysv") || strings.Contains(shown, "no shm") {
 		t.Errorf("with --shm off dramnode nodes shows:\n%s", shown)
 	}
 }
