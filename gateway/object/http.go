@@ -80,7 +80,7 @@ func (p *patientWriter) Write(b []byte) (written int, err error) {
 // ParseRange reads a Range header. What is not one range of bytes is ignored, as HTTP has it.
 func ParseRange(header string) (Range, bool) {
 	spec, ok := strings.CutPrefix(header, "bytes=")
-	first, last, dash := strings.Cut(strings.TrimSpace(spec), "-")
+	first, last, dash := strings.Cut(spec, "-")
 	if !ok || !dash || first == "" && last == "" {
 		return All, false
 	}

@@ -6,6 +6,7 @@ import (
 	"crypto/md5"
 	"crypto/sha1"
 	"crypto/sha256"
+	"crypto/sha512"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
@@ -14,6 +15,7 @@ import (
 	"hash/crc32"
 	"hash/crc64"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -32,9 +34,16 @@ var checksums = map[string]func() hash.Hash{
 	"crc32":     func() hash.Hash { return crc32.NewIEEE() },
 	"crc32c":    func() hash.Hash { return crc32.New(crc32.MakeTable(crc32.Castagnoli)) },
 	"crc64nvme": func() hash.Hash { return crc64.New(crc64.MakeTable(0x9a6c9329ac4bc9b5)) },
+	"md5":       md5.New,
 	"sha1":      sha1.New,
 	"sha256":    sha256.New,
+	"sha512":    sha512.New,
 }
+
+const checksumPrefix = "X-Amz-Checksum-"
+
+// notSums are headers with the prefix of checksums that hold none.
+var notSums = []string{"Algorithm", "Mode", "Type"}
 
 // body is the content of r, which fails at its end unless it is what the headers promise.
 func (r *request) body() (object.Body, error) {
@@ -56,9 +65,12 @@ func (r *request) body() (object.Body, error) {
 		b.Reader, b.Size = c, size
 	case "", unsignedPayload:
 	default:
+		if err := checkContentHash(how); err != nil {
+			return b, err
+		}
 		want, err := hex.DecodeString(how)
-		if err != nil || len(want) != sha256.Size {
-			return b, errCode(invalidArgument, "x-amz-content-sha256 must be "+unsignedPayload+", a STREAMING value, or a SHA-256.")
+		if err != nil {
+			return b, err // never
 		}
 		if r.who != nil || len(r.cfg.Keys) == 0 {
 			checked.add(sha256.New(), func() ([]byte, error) { return want, nil }, errCode(contentHash, "The provided 'x-amz-content-sha256' header does not match what was computed."))
@@ -77,25 +89,72 @@ func (r *request) promised(c *checkedReader) error {
 	if values, ok := r.Request.Header["Content-Md5"]; ok {
 		want, err := base64.StdEncoding.DecodeString(first(values))
 		if err != nil || len(want) != md5.Size {
-			return errCode(invalidDigest, "The Content-MD5 you specified is not valid.")
+			return errCode(invalidDigest, "The Content-Md5 you specified is not valid.")
 		}
 		c.add(md5.New(), func() ([]byte, error) { return want, nil }, errCode(badDigest, "The Content-MD5 you specified did not match what we received."))
 	}
-	for name, newHash := range checksums {
-		header := "x-amz-checksum-" + name
-		given := r.header(header)
-		trailing := strings.EqualFold(strings.TrimSpace(r.header("X-Amz-Trailer")), header)
-		if given == "" && !trailing {
-			continue
+	return r.promisedChecksum(c)
+}
+
+// promisedChecksum adds the check of the one checksum that there may be, in a header or behind the body.
+func (r *request) promisedChecksum(c *checkedReader) error {
+	var names []string
+	for header := range r.Request.Header {
+		if name, ok := strings.CutPrefix(header, checksumPrefix); ok && !slices.Contains(notSums, name) {
+			names = append(names, strings.ToLower(name))
 		}
-		c.add(newHash(), func() ([]byte, error) {
-			if given == "" {
-				given = c.trailer(header)
-			}
-			return base64.StdEncoding.DecodeString(given)
-		}, errCode(badDigest, "The "+header+" you specified did not match what we received."))
 	}
+	trailer := r.header("X-Amz-Trailer")
+	if trailer != "" {
+		name, ok := strings.CutPrefix(strings.ToLower(strings.TrimSpace(trailer)), strings.ToLower(checksumPrefix))
+		if !ok {
+			return errCode(invalidRequest, "The value specified in the x-amz-trailer header is not supported")
+		}
+		names = append(names, name)
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	if len(names) > 1 {
+		return errCode(invalidRequest, "Expecting a single x-amz-checksum- header. Multiple checksum Types are not allowed.")
+	}
+	name := names[0]
+	newHash, ok := checksums[name]
+	if !ok {
+		return errCode(notImplemented, "The checksum "+name+" is not implemented.")
+	}
+	if announced := r.header("X-Amz-Sdk-Checksum-Algorithm"); announced != "" && !strings.EqualFold(announced, name) {
+		return errCode(invalidRequest, "Value for x-amz-sdk-checksum-algorithm header is invalid.")
+	}
+	header := strings.ToLower(checksumPrefix) + name
+	sum := newHash()
+	wrong := errCode(badDigest, "The "+strings.ToUpper(name)+" you specified did not match the calculated checksum.")
+	if trailer != "" {
+		c.add(sum, func() ([]byte, error) { return c.trailing(header, sum.Size()) }, wrong)
+		return nil
+	}
+	want, err := base64.StdEncoding.DecodeString(r.header(header))
+	if err != nil || len(want) != sum.Size() {
+		return errCode(invalidRequest, "Value for "+header+" header is invalid.")
+	}
+	c.add(sum, func() ([]byte, error) { return want, nil }, wrong)
 	return nil
+}
+
+// trailing is the checksum of so many bytes that came behind the body.
+func (c *checkedReader) trailing(header string, size int) ([]byte, error) {
+	text := ""
+	if c.trailer != nil {
+		text = c.trailer(header)
+	}
+	if text == "" {
+		return nil, errCode(malformedTrailer, "The request contained trailing data that was not well-formed or did not conform to our published schema.")
+	}
+	want, err := base64.StdEncoding.DecodeString(text)
+	if err != nil || len(want) != size {
+		return nil, errCode(invalidRequest, "Value for "+header+" trailing header is invalid.")
+	}
+	return want, nil
 }
 
 // A checkedReader hashes what it reads and fails at the end when a hash is not as promised.
@@ -125,7 +184,11 @@ func (c *checkedReader) Read(p []byte) (int, error) {
 		return n, err
 	}
 	for _, k := range c.checks {
-		if want, wrong := k.want(); wrong != nil || !bytes.Equal(k.Sum(nil), want) {
+		want, err := k.want()
+		if err != nil {
+			return n, err
+		}
+		if !bytes.Equal(k.Sum(nil), want) {
 			return n, k.err
 		}
 	}

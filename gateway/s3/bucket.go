@@ -105,14 +105,20 @@ func (r *request) aboutBucket(document any) error {
 
 func (r *request) makeBucket() error {
 	if !newBucket.MatchString(r.name.Bucket) {
-		return errCode(invalidBucketName, "The specified bucket is not valid: want 3 to 63 of a-z, 0-9, dot and dash.")
+		return errCode(invalidBucketName, "The specified bucket is not valid.")
 	}
 	if r.header("X-Amz-Bucket-Object-Lock-Enabled") == "true" {
 		return errCode(notImplemented, "Object lock is not implemented.")
 	}
-	var configuration struct{ LocationConstraint string }
+	var configuration struct {
+		LocationConstraint string
+		Tags               *struct{}
+	}
 	if err := r.read(&configuration, true); err != nil {
 		return err
+	}
+	if configuration.Tags != nil {
+		return errCode(notImplemented, "Tags of buckets are not kept.")
 	}
 	if err := r.objects.MakeBucket(r.Context(), r.name.Bucket); err != nil {
 		return err
@@ -130,7 +136,7 @@ func (r *request) listBuckets() error {
 	limit := object.MaxBuckets
 	if text := r.get("max-buckets"); text != "" {
 		if limit, err = strconv.Atoi(text); err != nil || limit < 1 || limit > object.MaxBuckets {
-			return errCode(invalidArgument, "max-buckets must be 1 to 10000.")
+			return errCode(invalidArgument, "Argument max-buckets must be an integer between 1 and 10000.")
 		}
 	}
 	after, err := base64.URLEncoding.DecodeString(r.get("continuation-token"))
@@ -273,14 +279,18 @@ func (r *request) deleteObjects() error {
 		return err
 	}
 	if len(asked.Objects) == 0 || len(asked.Objects) > maxListed {
-		return errCode(malformedXML, "A request must name 1 to 1000 objects.")
+		return errMalformedXML
 	}
 	if err := r.objects.NeedBucket(r.Context(), r.name.Bucket); err != nil {
 		return err
 	}
 	out := deletedXML{Namespace: namespace}
 	for _, o := range asked.Objects {
-		if err := r.deleteOne(o.Key, o.VersionID, o.ETag); err != nil {
+		err := errUnknownCondition
+		if o.LastModifiedTime == nil && o.Size == nil {
+			err = r.deleteOne(o.Key, o.VersionID, o.ETag)
+		}
+		if err != nil {
 			f := faultOf(err)
 			out.Errors = append(out.Errors, deleteErrorXML{o.Key, f.name, f.message})
 		} else if !asked.Quiet {
@@ -289,6 +299,8 @@ func (r *request) deleteObjects() error {
 	}
 	return r.reply(http.StatusOK, out)
 }
+
+var errUnknownCondition = errCode(notImplemented, "Conditions on the time or the size of an object are not implemented.")
 
 func (r *request) deleteOne(key, version, tag string) error {
 	one := *r

@@ -69,10 +69,12 @@ func (r *request) conditions(prefix string) conditions {
 // options has the owner check what it can; check looks at the rest.
 func (c conditions) options() []client.Option {
 	var when []client.Option
-	if g, ok := generation(strings.Trim(c.ifMatch, `"`)); ok {
+	g, first := generation(strings.Trim(c.ifMatch, `"`))
+	if first {
 		when = append(when, client.IfGeneration(g))
 	}
-	if g, ok := generation(strings.Trim(c.ifNoneMatch, `"`)); ok {
+	first = first || c.ifMatch == "" && c.ifUnmodified == "" // of those that stand before If-None-Match none is left to check
+	if g, ok := generation(strings.Trim(c.ifNoneMatch, `"`)); ok && first {
 		when = append(when, client.IfNotGeneration(g))
 	}
 	return when
@@ -150,15 +152,15 @@ func refusedWrite(err error, ifMatch string) error {
 	return errPrecondition
 }
 
-// missing tells a missing bucket from a missing object.
+// missing tells a missing bucket from a missing object or upload.
 func (r *request) missing(err error) error {
-	if !errors.Is(err, dramnode.ErrNotFound) {
+	if !errors.Is(err, dramnode.ErrNotFound) && !errors.Is(err, object.ErrNoUpload) {
 		return err
 	}
 	if bucketErr := r.objects.NeedBucket(r.Context(), r.name.Bucket); bucketErr != nil {
 		return bucketErr
 	}
-	return errCode(noSuchKey, "The specified key does not exist.")
+	return err
 }
 
 // number reads decimal digits; "" is 0.

@@ -1,6 +1,7 @@
 package s3
 
 import (
+	"cmp"
 	"context"
 	"encoding/xml"
 	"errors"
@@ -40,6 +41,7 @@ var (
 	malformedAuth        = code{"AuthorizationHeaderMalformed", http.StatusBadRequest}
 	malformedQueryAuth   = code{"AuthorizationQueryParametersError", http.StatusBadRequest}
 	malformedXML         = code{"MalformedXML", http.StatusBadRequest}
+	malformedTrailer     = code{"MalformedTrailerError", http.StatusBadRequest}
 	metadataTooLarge     = code{"MetadataTooLarge", http.StatusBadRequest}
 	methodNotAllowed     = code{"MethodNotAllowed", http.StatusMethodNotAllowed}
 	missingLength        = code{"MissingContentLength", http.StatusLengthRequired}
@@ -67,37 +69,39 @@ func (e *fault) Error() string { return e.name + ": " + e.message }
 
 func errCode(c code, message string) error { return &fault{c, message} }
 
-// meanings are what the errors of the store and of objects mean here; the first that matches counts.
+// meanings are what the errors of the store and of objects mean here; the first that matches counts. Where Amazon has
+// words for it, they are the message: some clients look for them.
 var meanings = []struct {
-	err  error
-	code code
+	err     error
+	code    code
+	message string
 }{
-	{object.ErrNoBucket, noSuchBucket},
-	{object.ErrBucketExists, bucketOwned},
-	{object.ErrBucketNotEmpty, bucketNotEmpty},
-	{object.ErrNoUpload, noSuchUpload},
-	{object.ErrPart, invalidPart},
-	{object.ErrPartOrder, invalidPartOrder},
-	{object.ErrPartTooSmall, entityTooSmall},
-	{object.ErrIncomplete, incompleteBody},
-	{object.ErrReserved, invalidRequest},
-	{object.ErrReplaced, slowDown},
-	{dramnode.ErrUnknownOutcome, internalError}, // before what may have caused it
-	{dramnode.ErrNotFound, noSuchKey},
-	{dramnode.ErrGenerationMismatch, preconditionFailed},
-	{dramnode.ErrTooLarge, entityTooLarge},
-	{dramnode.ErrNoMemory, storageFull},
-	{dramnode.ErrBusy, slowDown},
-	{dramnode.ErrInvalid, invalidArgument},
-	{dramnode.ErrCorrupt, internalError},
-	{dramnode.ErrOutOfRange, invalidRange},
-	{io.ErrUnexpectedEOF, incompleteBody},
-	{dramnode.ErrUnavailable, serviceUnavailable},
-	{dramnode.ErrNoQuorum, serviceUnavailable},
-	{dramnode.ErrDegraded, serviceUnavailable},
-	{dramnode.ErrPartitionLost, serviceUnavailable},
-	{dramnode.ErrClosed, serviceUnavailable},
-	{context.Canceled, serviceUnavailable},
+	{object.ErrNoBucket, noSuchBucket, "The specified bucket does not exist."},
+	{object.ErrBucketExists, bucketOwned, "Your previous request to create the named bucket succeeded and you already own it."},
+	{object.ErrBucketNotEmpty, bucketNotEmpty, "The bucket you tried to delete is not empty."},
+	{object.ErrNoUpload, noSuchUpload, "The specified multipart upload does not exist. The upload ID may be invalid, or the upload may have been aborted or completed."},
+	{object.ErrPart, invalidPart, "One or more of the specified parts could not be found.  The part may not have been uploaded, or the specified entity tag may not match the part's entity tag."},
+	{object.ErrPartOrder, invalidPartOrder, "The list of parts was not in ascending order. Parts must be ordered by part number."},
+	{object.ErrPartTooSmall, entityTooSmall, "Your proposed upload is smaller than the minimum allowed size"},
+	{object.ErrIncomplete, incompleteBody, ""},
+	{object.ErrReserved, invalidRequest, ""},
+	{object.ErrReplaced, slowDown, ""},
+	{dramnode.ErrUnknownOutcome, internalError, ""}, // before what may have caused it
+	{dramnode.ErrNotFound, noSuchKey, "The specified key does not exist."},
+	{dramnode.ErrGenerationMismatch, preconditionFailed, ""},
+	{dramnode.ErrTooLarge, entityTooLarge, ""},
+	{dramnode.ErrNoMemory, storageFull, ""},
+	{dramnode.ErrBusy, slowDown, ""},
+	{dramnode.ErrInvalid, invalidArgument, ""},
+	{dramnode.ErrCorrupt, internalError, ""},
+	{dramnode.ErrOutOfRange, invalidRange, ""},
+	{io.ErrUnexpectedEOF, incompleteBody, ""},
+	{dramnode.ErrUnavailable, serviceUnavailable, ""},
+	{dramnode.ErrNoQuorum, serviceUnavailable, ""},
+	{dramnode.ErrDegraded, serviceUnavailable, ""},
+	{dramnode.ErrPartitionLost, serviceUnavailable, ""},
+	{dramnode.ErrClosed, serviceUnavailable, ""},
+	{context.Canceled, serviceUnavailable, ""},
 }
 
 // faultOf is what err is called in the protocol.
@@ -110,7 +114,7 @@ func faultOf(err error) *fault {
 	}
 	for _, m := range meanings {
 		if errors.Is(err, m.err) {
-			return &fault{m.code, err.Error()}
+			return &fault{m.code, cmp.Or(m.message, err.Error())}
 		}
 	}
 	return &fault{internalError, err.Error()}

@@ -23,16 +23,8 @@ const (
 	defaultContent = "binary/octet-stream"
 )
 
-// metadata returns the headers that an object keeps, and refuses what it would have to ignore.
+// metadata returns the headers that an object keeps.
 func (r *request) metadata() (map[string]string, error) {
-	for _, h := range []string{"X-Amz-Server-Side-Encryption", "X-Amz-Server-Side-Encryption-Customer-Algorithm", "X-Amz-Object-Lock-Mode", "X-Amz-Object-Lock-Legal-Hold", "X-Amz-Tagging", "X-Amz-Website-Redirect-Location"} {
-		if v := r.header(h); v != "" {
-			return nil, errCode(notImplemented, "The header "+strings.ToLower(h)+" is not implemented.")
-		}
-	}
-	if acl := r.header("X-Amz-Acl"); strings.HasPrefix(acl, "public-") {
-		return nil, errCode(notImplemented, "Access control lists are not kept: x-amz-acl "+acl+" is not implemented.")
-	}
 	keep := map[string]string{}
 	for _, h := range kept {
 		if v := r.header(h); v != "" {
@@ -52,7 +44,7 @@ func (r *request) metadata() (map[string]string, error) {
 		}
 	}
 	if bytes > maxUserBytes {
-		return nil, errCode(metadataTooLarge, fmt.Sprintf("Your metadata headers exceed the maximum allowed metadata size of %d bytes.", maxUserBytes))
+		return nil, errCode(metadataTooLarge, "Your metadata headers exceed the maximum allowed metadata size")
 	}
 	return keep, nil
 }
@@ -126,7 +118,7 @@ func (r *request) getObject() error {
 	start, end := want.Of(o.Size)
 	if ranged && start == end {
 		r.w.Header().Set("Content-Range", fmt.Sprintf("bytes */%d", o.Size))
-		return errCode(invalidRange, "The requested range is not satisfiable.")
+		return errCode(invalidRange, "The requested range is not satisfiable")
 	}
 	h := r.w.Header()
 	h.Set("Content-Length", strconv.FormatInt(end-start, 10))
@@ -162,16 +154,19 @@ func (r *request) wanted() (want object.Range, ranged bool, err error) {
 		}
 		return want, ranged, nil
 	}
-	part, err := strconv.Atoi(r.get("partNumber"))
-	if err != nil || part < 1 || part > object.MaxParts {
-		return want, false, errCode(invalidArgument, "Part number must be an integer between 1 and 10000, inclusive.")
+	part, err := r.part()
+	if err != nil {
+		return want, false, err
+	}
+	if r.header("Range") != "" {
+		return want, false, errCode(invalidRequest, "Cannot specify both Range header and partNumber query parameter")
 	}
 	i, err := r.objects.Stat(r.Context(), r.name)
 	if err != nil {
 		return want, false, r.missing(err)
 	}
 	if i.Parts == nil && part == 1 {
-		return object.All, false, nil
+		return object.All, i.Size > 0, nil // no range can say "nothing"
 	}
 	if part > len(i.Parts) {
 		return want, false, errCode(code{"InvalidPartNumber", http.StatusRequestedRangeNotSatisfiable}, "The requested partnumber is not satisfiable.")
@@ -240,7 +235,7 @@ func (r *request) source() (*object.Reader, error) {
 	if header := r.header("X-Amz-Copy-Source-Range"); header != "" {
 		var ok bool
 		if want, ok = object.ParseRange(header); !ok || want.Start < 0 || want.End < 0 {
-			return nil, errCode(invalidArgument, "The x-amz-copy-source-range value must be of the form bytes=first-last.")
+			return nil, errCode(invalidArgument, "The x-amz-copy-source-range value must be of the form bytes=first-last where first and last are the zero-based offsets of the first and last bytes to copy")
 		}
 	}
 	c := r.conditions("X-Amz-Copy-Source-")
@@ -259,7 +254,7 @@ func (r *request) source() (*object.Reader, error) {
 	}
 	if want.End > o.Size {
 		o.Close()
-		return nil, errCode(invalidRange, "The requested range is not satisfiable.")
+		return nil, errCode(invalidArgument, fmt.Sprintf("Range specified is not valid for source object of size: %d", o.Size))
 	}
 	return o, nil
 }
@@ -269,7 +264,11 @@ func (r *request) copyObject() error {
 	if err != nil {
 		return err
 	}
-	replace := r.header("X-Amz-Metadata-Directive") == "REPLACE"
+	directive := r.header("X-Amz-Metadata-Directive")
+	replace := directive == "REPLACE"
+	if !replace && directive != "" && directive != "COPY" {
+		return errCode(invalidArgument, "Unknown metadata directive.")
+	}
 	o, err := r.source()
 	if err != nil {
 		return err

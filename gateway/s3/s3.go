@@ -130,6 +130,9 @@ func (r *request) serve() (err error) {
 	if r.who, err = r.authenticate(r.Request, r.query, r.now()); err != nil {
 		return err
 	}
+	if err := r.refusedHeaders(); err != nil {
+		return err
+	}
 	r.name.Bucket, r.name.Key, _ = strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
 	switch {
 	case r.name.Bucket == "":
@@ -205,6 +208,35 @@ var (
 	objectRefused = []string{"attributes", "legal-hold", "object-lock", "restore", "retention", "select", "torrent", "versionId"}
 	bucketRefused = []string{"accelerate", "analytics", "intelligent-tiering", "inventory", "logging", "metadataTable", "metrics", "notification", "policyStatus", "requestPayment", "versions"}
 )
+
+// headersRefused are headers of writes that would change their meaning.
+var headersRefused = []string{
+	"X-Amz-Copy-Source-Server-Side-Encryption-Customer-Algorithm", "X-Amz-Grant-Full-Control", "X-Amz-Grant-Read", "X-Amz-Grant-Read-Acp", "X-Amz-Grant-Write", "X-Amz-Grant-Write-Acp",
+	"X-Amz-If-Match-Initiated-Time", "X-Amz-If-Match-Last-Modified-Time", "X-Amz-If-Match-Size", "X-Amz-Object-Lock-Legal-Hold", "X-Amz-Object-Lock-Mode", "X-Amz-Object-Lock-Retain-Until-Date",
+	"X-Amz-Server-Side-Encryption", "X-Amz-Server-Side-Encryption-Customer-Algorithm", "X-Amz-Tagging", "X-Amz-Website-Redirect-Location", "X-Amz-Write-Offset-Bytes",
+}
+
+// refusedHeaders looks at the headers that concern every request.
+func (r *request) refusedHeaders() error {
+	for _, h := range []string{"X-Amz-Expected-Bucket-Owner", "X-Amz-Source-Expected-Bucket-Owner"} {
+		_, known := r.cfg.Keys[r.header(h)]
+		if r.header(h) != "" && r.header(h) != owner.ID && !known {
+			return errCode(accessDenied, "Access Denied.")
+		}
+	}
+	if r.Method == http.MethodGet || r.Method == http.MethodHead {
+		return nil
+	}
+	for _, h := range headersRefused {
+		if r.header(h) != "" {
+			return errCode(notImplemented, "The header "+strings.ToLower(h)+" is not implemented.")
+		}
+	}
+	if acl := r.header("X-Amz-Acl"); strings.HasPrefix(acl, "public-") || acl == "authenticated-read" {
+		return errCode(notImplemented, "Access control lists are not kept: x-amz-acl "+acl+" is not implemented.")
+	}
+	return nil
+}
 
 func (r *request) refused(subs []string) string {
 	at := slices.IndexFunc(subs, func(sub string) bool { return r.has(sub) && !(sub == "versionId" && r.get(sub) == "null") })

@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/sha512"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/xml"
@@ -189,7 +190,7 @@ func TestObject(t *testing.T) {
 		{"bytes=14-99999999999999", "e", "bytes 14-14/15", 206},
 		{"bytes=15-", "", "bytes */15", 416}, {"bytes=-0", "", "bytes */15", 416}, {"bytes=99999999999-", "", "bytes */15", 416},
 		{"bytes=2-1", "0123456789abcde", "", 200}, {"bytes=a-b", "0123456789abcde", "", 200}, {"bytes=1-2,4-5", "0123456789abcde", "", 200},
-		{"chunks=1-2", "0123456789abcde", "", 200}, {"bytes=99999999999999999999-", "0123456789abcde", "", 200},
+		{"bytes= -1", "0123456789abcde", "", 200}, {"chunks=1-2", "0123456789abcde", "", 200}, {"bytes=99999999999999999999-", "0123456789abcde", "", 200},
 	} {
 		a := b.do("GET", "/b/k", map[string]string{"Range": c.rng}, nil)
 		if c.status == 416 {
@@ -201,10 +202,16 @@ func TestObject(t *testing.T) {
 			t.Errorf("%s: Content-Range %q, want %q", c.rng, a.Header.Get("Content-Range"), c.content)
 		}
 	}
+	if a := b.do("GET", "/b/k?partNumber=1", nil, nil).want(t, 206, ""); len(a.body) != 15 || a.Header.Get("Content-Range") != "bytes 0-14/15" {
+		t.Errorf("the only part is %q, %q", a.body, a.Header.Get("Content-Range"))
+	}
+	b.do("GET", "/b/k?partNumber=2", nil, nil).want(t, 416, "InvalidPartNumber")
+	b.do("GET", "/b/k?partNumber=1", map[string]string{"Range": "bytes=0-1"}, nil).want(t, 400, "InvalidRequest")
 	b.do("DELETE", "/b/k", nil, nil).want(t, 204, "")
 	b.do("DELETE", "/b/k", nil, nil).want(t, 204, "")
 	b.do("GET", "/b/k", nil, nil).want(t, 404, "NoSuchKey")
 	b.do("PUT", "/b/empty", nil, nil).want(t, 200, "")
+	b.do("GET", "/b/empty?partNumber=1", nil, nil).want(t, 200, "")
 	if a := b.do("GET", "/b/empty", nil, nil).want(t, 200, ""); len(a.body) != 0 || a.ContentLength != 0 {
 		t.Errorf("an empty object has %d bytes", a.ContentLength)
 	}
@@ -257,6 +264,11 @@ func TestConditions(t *testing.T) {
 			} {
 				b.do(c.method, "/b/k", with(c.name, c.value), nil).want(t, c.status, c.code)
 			}
+			// If-Match and If-Unmodified-Since come before If-None-Match.
+			b.do("GET", "/b/k", map[string]string{"If-Match": `"other"`, "If-None-Match": tag}, nil).want(t, 412, "PreconditionFailed")
+			b.do("GET", "/b/k", map[string]string{"If-Match": old, "If-None-Match": tag}, nil).want(t, 412, "PreconditionFailed")
+			b.do("GET", "/b/k", map[string]string{"If-Unmodified-Since": "Thu, 01 Jan 1970 00:00:00 GMT", "If-None-Match": tag}, nil).want(t, 412, "PreconditionFailed")
+			b.do("GET", "/b/k", map[string]string{"If-Match": tag, "If-None-Match": tag}, nil).want(t, 304, "")
 			b.do("PUT", "/b/missing", with("If-Match", tag), []byte("x")).want(t, 404, "NoSuchKey")
 			b.do("DELETE", "/b/missing", with("If-Match", tag), nil).want(t, 404, "NoSuchKey")
 			b.do("GET", "/b/missing", with("If-None-Match", "*"), nil).want(t, 404, "NoSuchKey")
@@ -470,6 +482,7 @@ func TestMultipartRefused(t *testing.T) {
 	}{
 		{one(1, tag) + one(4, tag), "InvalidPart"}, {one(1, small), "InvalidPart"}, {one(3, last) + one(1, tag), "InvalidPartOrder"},
 		{one(1, tag) + one(2, small) + one(3, last), "EntityTooSmall"}, {"", "MalformedXML"}, {"<Part>", "MalformedXML"},
+		{"<Part><PartNumber>1</PartNumber></Part>", "MalformedXML"}, {"<Part><ETag>" + tag + "</ETag></Part>", "MalformedXML"}, {one(0, tag), "InvalidArgument"},
 	} {
 		b.do("POST", "/b/k?uploadId="+upload, nil, []byte("<CompleteMultipartUpload>"+c.parts+"</CompleteMultipartUpload>")).want(t, 400, c.code)
 	}
@@ -478,6 +491,11 @@ func TestMultipartRefused(t *testing.T) {
 	b.do("PUT", "/b/k?partNumber=4&uploadId="+upload, nil, random(5<<20)).want(t, 507, "InsufficientStorage")
 	b.do("PUT", "/b/k?partNumber=1&uploadId=nonsense", nil, nil).want(t, 404, "NoSuchUpload")
 	b.do("PUT", "/b/other?partNumber=1&uploadId="+upload, nil, nil).want(t, 404, "NoSuchUpload")
+	for _, method := range []string{"PUT", "GET", "DELETE"} {
+		b.do(method, "/nowhere/k?partNumber=1&uploadId="+upload, nil, nil).want(t, 404, "NoSuchBucket")
+	}
+	size := map[string]string{"X-Amz-Mp-Object-Size": "2001"}
+	b.do("POST", "/b/k?uploadId="+upload, size, []byte("<CompleteMultipartUpload>"+one(1, tag)+"</CompleteMultipartUpload>")).want(t, 400, "InvalidRequest")
 	b.do("DELETE", "/b/k?uploadId="+upload, nil, nil).want(t, 204, "")
 	b.do("DELETE", "/b/k?uploadId="+upload, nil, nil).want(t, 404, "NoSuchUpload")
 	b.do("GET", "/b/k?uploadId="+upload, nil, nil).want(t, 404, "NoSuchUpload")
@@ -687,6 +705,13 @@ func TestDeleteMany(t *testing.T) {
 	if got := b.do("GET", "/b/k4", nil, nil).want(t, 200, "").tag(); got != tag {
 		t.Errorf("tag %s, want %s", got, tag)
 	}
+	for _, condition := range []string{"<Size>7</Size>", "<LastModifiedTime>Thu, 01 Jan 1970 00:00:00 GMT</LastModifiedTime>"} {
+		a := b.do("POST", "/b?delete", nil, []byte("<Delete><Object><Key>k4</Key>"+condition+"</Object></Delete>")).want(t, 200, "")
+		if !bytes.Contains(a.body, []byte("NotImplemented")) {
+			t.Errorf("%s: %s", condition, a.body)
+		}
+	}
+	b.do("GET", "/b/k4", nil, nil).want(t, 200, "")
 	b.do("POST", "/b?delete", nil, []byte("<Delete>"+strings.Repeat("<Object><Key>k</Key></Object>", 1001)+"</Delete>")).want(t, 400, "MalformedXML")
 	b.do("POST", "/b?delete", nil, []byte("no XML")).want(t, 400, "MalformedXML")
 }
@@ -711,6 +736,10 @@ func TestCopy(t *testing.T) {
 	}
 	b.do("PUT", "/b/from", from(), nil).want(t, 400, "InvalidRequest")
 	b.do("PUT", "/b/from", from("X-Amz-Metadata-Directive", "REPLACE", "Content-Type", "text/z"), nil).want(t, 200, "")
+	b.do("PUT", "/b/to", from("X-Amz-Metadata-Directive", "MERGE"), nil).want(t, 400, "InvalidArgument")
+	upload := b.begin("/b/parts")
+	b.do("PUT", "/b/parts?partNumber=1&uploadId="+upload, from("X-Amz-Copy-Source-Range", "bytes=0-5"), nil).want(t, 400, "InvalidArgument")
+	b.do("PUT", "/b/parts?partNumber=1&uploadId="+upload, from("X-Amz-Copy-Source-Range", "bytes=0-4"), nil).want(t, 200, "")
 	b.do("PUT", "/b/to", from("X-Amz-Copy-Source-If-Match", tag), nil).want(t, 412, "PreconditionFailed")
 	b.do("PUT", "/b/to", from("If-None-Match", "*"), nil).want(t, 412, "PreconditionFailed")
 	b.do("PUT", "/b/to", map[string]string{"X-Amz-Copy-Source": "b/missing"}, nil).want(t, 404, "NoSuchKey")
@@ -725,9 +754,19 @@ func TestChecksums(t *testing.T) {
 	crc.Write(value)
 	good := base64.StdEncoding.EncodeToString(crc.Sum(nil))
 	b.do("PUT", "/b/k", map[string]string{"X-Amz-Checksum-Crc32": good}, value).want(t, 200, "")
-	for name, header := range map[string]string{"X-Amz-Checksum-Crc32": "AAAAAA==", "X-Amz-Checksum-Sha256": "AAAA", "Content-MD5": "rL0Y20zC+Fzt72VPzMSk2A==", "X-Amz-Checksum-Crc64nvme": "!"} {
+	sum := sha512.Sum512(value)
+	b.do("PUT", "/b/k", map[string]string{"X-Amz-Checksum-Sha512": base64.StdEncoding.EncodeToString(sum[:])}, value).want(t, 200, "")
+	for name, header := range map[string]string{"X-Amz-Checksum-Crc32": "AAAAAA==", "Content-MD5": "rL0Y20zC+Fzt72VPzMSk2A==", "X-Amz-Checksum-Md5": "rL0Y20zC+Fzt72VPzMSk2A=="} {
 		b.do("PUT", "/b/bad", map[string]string{name: header}, value).want(t, 400, "BadDigest")
 	}
+	for _, bad := range []map[string]string{
+		{"X-Amz-Checksum-Sha256": "AAAA"}, {"X-Amz-Checksum-Crc64nvme": "!"}, {"X-Amz-Checksum-Crc32": ""}, {"X-Amz-Checksum-Crc32": good, "X-Amz-Checksum-Crc32c": good},
+		{"X-Amz-Checksum-Crc32": good, "X-Amz-Sdk-Checksum-Algorithm": "SHA1"}, {"X-Amz-Trailer": "x-other"},
+	} {
+		b.do("PUT", "/b/bad", bad, value).want(t, 400, "InvalidRequest")
+	}
+	b.do("PUT", "/b/bad", map[string]string{"X-Amz-Trailer": "x-amz-checksum-crc32"}, value).want(t, 400, "MalformedTrailerError") // of a body that has none
+	b.do("PUT", "/b/bad", map[string]string{"X-Amz-Checksum-Xxhash64": "AAAAAAAAAAA="}, value).want(t, 501, "NotImplemented")
 	b.do("PUT", "/b/bad", map[string]string{"Content-MD5": "short"}, value).want(t, 400, "InvalidDigest")
 	b.do("PUT", "/b/bad", map[string]string{"X-Amz-Content-Sha256": strings.Repeat("0", 64)}, value).want(t, 400, "XAmzContentSHA256Mismatch")
 	b.do("GET", "/b/bad", nil, nil).want(t, 404, "NoSuchKey")
@@ -900,9 +939,20 @@ func TestCORS(t *testing.T) {
 // What would change the meaning if it were ignored is refused.
 func TestRefusedHeaders(t *testing.T) {
 	b := setup(t, 1, nil)
-	for _, h := range []map[string]string{{"X-Amz-Server-Side-Encryption": "AES256"}, {"X-Amz-Tagging": "a=b"}, {"X-Amz-Acl": "public-read"}} {
-		b.do("PUT", "/b/k", h, []byte("x")).want(t, 501, "NotImplemented")
+	for _, h := range append(headersRefused, "X-Amz-Acl: public-read", "X-Amz-Acl: authenticated-read") {
+		name, value, ok := strings.Cut(h, ": ")
+		if !ok {
+			value = "1"
+		}
+		b.do("PUT", "/b/k", map[string]string{name: value}, []byte("x")).want(t, 501, "NotImplemented")
 	}
+	b.do("PUT", "/new", map[string]string{"X-Amz-Grant-Read": "id=1"}, nil).want(t, 501, "NotImplemented")
+	b.do("PUT", "/new", nil, []byte("<CreateBucketConfiguration><Tags><Tag><Key>a</Key><Value>b</Value></Tag></Tags></CreateBucketConfiguration>")).want(t, 501, "NotImplemented")
+	b.do("HEAD", "/new", nil, nil).want(t, 404, "")
+	for _, method := range []string{"GET", "PUT", "DELETE"} {
+		b.do(method, "/b/k", map[string]string{"X-Amz-Expected-Bucket-Owner": "123456789012"}, nil).want(t, 403, "AccessDenied")
+	}
+	b.do("DELETE", "/b/k", map[string]string{"X-Amz-Expected-Bucket-Owner": "dramnode"}, nil).want(t, 204, "")
 	b.do("PUT", "/b/k", map[string]string{"X-Amz-Meta-Big": strings.Repeat("x", 2100)}, nil).want(t, 400, "MetadataTooLarge")
 	b.do("GET", "/b/k?versionId=7", nil, nil).want(t, 501, "NotImplemented")
 	b.do("PATCH", "/b/k", nil, nil).want(t, 405, "MethodNotAllowed")

@@ -75,7 +75,10 @@ func (f *face) authenticate(r *http.Request, query map[string][]string, now time
 	payload := unsignedPayload
 	if !c.presigned {
 		if payload = r.Header.Get("X-Amz-Content-Sha256"); payload == "" {
-			return nil, errCode(invalidRequest, "Missing required header for this request: x-amz-content-sha256.")
+			return nil, errCode(invalidRequest, "Missing required header for this request: x-amz-content-sha256")
+		}
+		if err := checkContentHash(payload); err != nil {
+			return nil, err
 		}
 	}
 	text := strings.Join([]string{r.Method, escape(r.URL.Path, true), canonicalQuery(query), headers, strings.Join(c.signed, ";"), payload}, "\n")
@@ -87,54 +90,106 @@ func (f *face) authenticate(r *http.Request, query map[string][]string, now time
 	return s, nil
 }
 
+// checkContentHash refuses what x-amz-content-sha256 cannot be.
+func checkContentHash(value string) error {
+	switch value {
+	case unsignedPayload, streamSigned, streamSignedTrailer, streamUnsignedTrailer:
+		return nil
+	}
+	if sum, err := hex.DecodeString(value); err != nil || len(sum) != sha256.Size {
+		return errCode(invalidArgument, "x-amz-content-sha256 must be "+strings.Join([]string{unsignedPayload, streamUnsignedTrailer, streamSigned, streamSignedTrailer}, ", ")+" or a valid sha256 value.")
+	}
+	return nil
+}
+
 // claimOf reads the Authorization header, or the parameters of a presigned URL; nil when there is neither.
 func claimOf(r *http.Request, query map[string][]string) (*claim, error) {
 	auth := r.Header.Get("Authorization")
 	if auth == "" {
-		if _, ok := query["X-Amz-Signature"]; !ok {
-			if _, v2 := query["Signature"]; v2 {
-				return nil, errVersion
-			}
-			return nil, nil
-		}
-		if first(query["X-Amz-Algorithm"]) != algorithm {
-			return nil, errCode(malformedQueryAuth, "X-Amz-Algorithm only supports "+algorithm+".")
-		}
-		return parseClaim(first(query["X-Amz-Credential"]), first(query["X-Amz-SignedHeaders"]), first(query["X-Amz-Signature"]), true)
+		return presignedClaim(query)
 	}
-	fields, ok := strings.CutPrefix(auth, algorithm+" ")
-	if !ok {
+	scheme, fields, ok := strings.Cut(auth, " ")
+	switch {
+	case !ok:
+		return nil, errCode(invalidArgument, "Authorization header is invalid -- one and only one ' ' (space) required.")
+	case scheme == "AWS":
 		return nil, errVersion
+	case scheme != algorithm:
+		return nil, errCode(invalidArgument, "Unsupported Authorization Type")
 	}
 	values := map[string]string{}
 	for field := range strings.SplitSeq(fields, ",") {
-		name, value, _ := strings.Cut(strings.TrimSpace(field), "=")
+		name, value, ok := strings.Cut(strings.TrimSpace(field), "=")
+		if !ok {
+			return nil, malformed(false, "the authorization component %q is malformed.", name)
+		}
 		values[name] = value
+	}
+	if len(values) != 3 {
+		return nil, malformed(false, "the authorization header requires three components: Credential, SignedHeaders, and Signature.")
+	}
+	for _, name := range []string{"Credential", "SignedHeaders", "Signature"} {
+		if values[name] == "" {
+			return nil, malformed(false, "missing %s.", name)
+		}
 	}
 	return parseClaim(values["Credential"], values["SignedHeaders"], values["Signature"], false)
 }
 
+// presignedClaim is claimOf for a request without the header.
+func presignedClaim(query map[string][]string) (*claim, error) {
+	missing := 0
+	required := []string{"X-Amz-Algorithm", "X-Amz-Credential", "X-Amz-Signature", "X-Amz-Date", "X-Amz-SignedHeaders", "X-Amz-Expires"}
+	for _, name := range required {
+		if first(query[name]) == "" {
+			missing++
+		}
+	}
+	_, v2 := query["Signature"]
+	switch {
+	case missing == len(required) && v2:
+		return nil, errVersion
+	case missing == len(required):
+		return nil, nil
+	case missing > 0:
+		return nil, errCode(malformedQueryAuth, "Query-string authentication version 4 requires the X-Amz-Algorithm, X-Amz-Credential, X-Amz-Signature, X-Amz-Date, X-Amz-SignedHeaders, and X-Amz-Expires parameters.")
+	case first(query["X-Amz-Algorithm"]) != algorithm:
+		return nil, errCode(malformedQueryAuth, `X-Amz-Algorithm only supports "`+algorithm+`"`)
+	}
+	return parseClaim(first(query["X-Amz-Credential"]), first(query["X-Amz-SignedHeaders"]), first(query["X-Amz-Signature"]), true)
+}
+
 var errVersion = errCode(invalidRequest, "The authorization mechanism you have provided is not supported. Please use "+algorithm+".")
 
-func parseClaim(credential, signed, signature string, presigned bool) (*claim, error) {
-	kind := malformedAuth
+// malformed says what is wrong with a claim.
+func malformed(presigned bool, format string, values ...any) error {
 	if presigned {
-		kind = malformedQueryAuth
+		return errCode(malformedQueryAuth, "Error parsing the X-Amz-Credential parameter; "+fmt.Sprintf(format, values...))
 	}
+	return errCode(malformedAuth, "The authorization header is malformed; "+fmt.Sprintf(format, values...))
+}
+
+func parseClaim(credential, signed, signature string, presigned bool) (*claim, error) {
 	parts := strings.Split(credential, "/")
-	if len(parts) < 5 || signed == "" || signature == "" {
-		return nil, errCode(kind, "The authorization needs Credential=KEY/DATE/REGION/s3/aws4_request, SignedHeaders and Signature.")
-	}
 	at := len(parts) - 4 // the key itself may hold slashes
+	if at < 1 {
+		return nil, malformed(presigned, `the Credential is mal-formed; expecting "<YOUR-AKID>/YYYYMMDD/REGION/SERVICE/aws4_request".`)
+	}
 	c := &claim{
 		access: strings.Join(parts[:at], "/"), day: parts[at], region: parts[at+1], service: parts[at+2], terminator: parts[at+3],
 		signed: strings.Split(signed, ";"), signature: signature, presigned: presigned,
 	}
-	if c.service != "s3" || c.terminator != "aws4_request" {
-		return nil, errCode(kind, "The credential's scope must end in /s3/aws4_request.")
+	if _, err := time.Parse("20060102", c.day); err != nil {
+		return nil, malformed(presigned, `incorrect date format %q. This date in the credential must be in the format "yyyyMMdd".`, c.day)
+	}
+	if c.service != "s3" {
+		return nil, malformed(presigned, `incorrect service %q. This endpoint belongs to "s3".`, c.service)
+	}
+	if c.terminator != "aws4_request" {
+		return nil, malformed(presigned, `incorrect terminal %q. This endpoint uses "aws4_request".`, c.terminator)
 	}
 	if !slices.IsSorted(c.signed) || !slices.Contains(c.signed, "host") {
-		return nil, errCode(kind, "SignedHeaders must be sorted and contain host.")
+		return nil, malformed(presigned, "SignedHeaders must be sorted and contain host.")
 	}
 	return c, nil
 }
@@ -150,11 +205,15 @@ func (c *claim) date(r *http.Request, query map[string][]string, now time.Time) 
 		}
 	}
 	at, err := time.Parse(amzDateLayout, date)
-	if err != nil {
-		return "", errCode(accessDenied, "AWS authentication requires a valid Date or x-amz-date.")
-	}
-	if !strings.HasPrefix(date, c.day) || len(c.day) != len("20060102") {
-		return "", errCode(malformedAuth, "The credential's date is not the request's.")
+	switch {
+	case err != nil && c.presigned:
+		return "", errCode(malformedQueryAuth, `X-Amz-Date must be in the ISO8601 Long Format "yyyyMMdd'T'HHmmss'Z'"`)
+	case err != nil:
+		return "", errCode(accessDenied, "AWS authentication requires a valid Date or x-amz-date header.")
+	case !strings.HasPrefix(date, c.day) && c.presigned:
+		return "", errCode(malformedQueryAuth, fmt.Sprintf("Invalid credential date %q. This date is not the same as X-Amz-Date: %q.", c.day, date[:len(c.day)]))
+	case !strings.HasPrefix(date, c.day):
+		return "", malformed(false, "Invalid credential date. Date is not the same as X-Amz-Date.")
 	}
 	if !c.presigned {
 		if skew := now.Sub(at); skew > maxSkew || skew < -maxSkew {
@@ -162,17 +221,25 @@ func (c *claim) date(r *http.Request, query map[string][]string, now time.Time) 
 		}
 		return date, nil
 	}
-	seconds, err := strconv.ParseInt(first(query["X-Amz-Expires"]), 10, 64)
-	if err != nil || seconds < 1 || seconds > int64(maxPresigned/time.Second) {
-		return "", errCode(malformedQueryAuth, "X-Amz-Expires must be 1 to 604800 seconds.")
+	return date, checkExpiry(first(query["X-Amz-Expires"]), at, now)
+}
+
+// checkExpiry tells whether a URL that was signed at some time for so many seconds is valid now.
+func checkExpiry(expires string, at, now time.Time) error {
+	seconds, err := strconv.ParseInt(expires, 10, 64)
+	switch {
+	case err != nil:
+		return errCode(malformedQueryAuth, "X-Amz-Expires should be a number")
+	case seconds < 0:
+		return errCode(malformedQueryAuth, "X-Amz-Expires must be non-negative")
+	case seconds > int64(maxPresigned/time.Second):
+		return errCode(malformedQueryAuth, "X-Amz-Expires must be less than a week (in seconds); that is, the given X-Amz-Expires must be less than 604800 seconds")
+	case at.Sub(now) > maxSkew:
+		return errCode(accessDenied, "Request is not valid yet.")
+	case now.After(at.Add(time.Duration(seconds) * time.Second)):
+		return errCode(accessDenied, "Request has expired.")
 	}
-	if at.Sub(now) > maxSkew {
-		return "", errCode(accessDenied, "Request is not valid yet.")
-	}
-	if now.After(at.Add(time.Duration(seconds) * time.Second)) {
-		return "", errCode(accessDenied, "Request has expired.")
-	}
-	return date, nil
+	return nil
 }
 
 // headers returns the signed headers in their canonical form. Every header that changes what the request

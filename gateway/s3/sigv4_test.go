@@ -46,6 +46,10 @@ func TestDocumentedPresigned(t *testing.T) {
 		{query + "&x-id=GetObject", time.Hour, signatureMismatch},
 		{strings.Replace(query, "86400", "604801", 1), time.Hour, malformedQueryAuth},
 		{strings.Replace(query, "86400", "x", 1), time.Hour, malformedQueryAuth},
+		{strings.Replace(query, "86400", "-1", 1), time.Hour, malformedQueryAuth},
+		{strings.Replace(query, "Date=20130524T", "Date=20130525T", 1), time.Hour, malformedQueryAuth},
+		{strings.Replace(query, "Date=20130524T", "Date=", 1), time.Hour, malformedQueryAuth},
+		{strings.Replace(query, "X-Amz-Signature", "X-Amz-Sig", 1), time.Hour, malformedQueryAuth},
 		{strings.Replace(query, "SHA256", "SHA1", 1), time.Hour, malformedQueryAuth},
 	} {
 		r, err := http.NewRequest("GET", "http://examplebucket.s3.amazonaws.com/test.txt?"+c.query, nil)
@@ -111,7 +115,16 @@ func TestAuthentication(t *testing.T) {
 		"no host":       {auth("SignedHeaders=host;", "SignedHeaders="), 400, "AuthorizationHeaderMalformed"},
 		"no terminator": {auth("aws4_request", "x"), 400, "AuthorizationHeaderMalformed"},
 		"other day":     {auth(time.Now().UTC().Format("/20060102/"), "/20000101/"), 400, "AuthorizationHeaderMalformed"},
-		"empty":         {func(r *http.Request) { r.Header.Set("Authorization", algorithm+" x") }, 400, "AuthorizationHeaderMalformed"},
+		"no scheme":     {func(r *http.Request) { r.Header.Set("Authorization", algorithm) }, 400, "InvalidArgument"},
+		"other scheme":  {func(r *http.Request) { r.Header.Set("Authorization", "Bearer x") }, 400, "InvalidArgument"},
+		"other service": {auth("/s3/", "/ec2/"), 400, "AuthorizationHeaderMalformed"},
+		"no date":       {auth(time.Now().UTC().Format("/20060102/"), "/yesterday/"), 400, "AuthorizationHeaderMalformed"},
+		"no signature":  {auth("Signature=", "Sig="), 400, "AuthorizationHeaderMalformed"},
+		"no hash": {func(r *http.Request) {
+			sign(r, testKey, testSecret, time.Now())
+			r.Header.Set("X-Amz-Content-Sha256", "x")
+		}, 400, "InvalidArgument"},
+		"empty": {func(r *http.Request) { r.Header.Set("Authorization", algorithm+" x") }, 400, "AuthorizationHeaderMalformed"},
 		"unsigned body": {func(r *http.Request) {
 			r.Header.Set("X-Amz-Content-Sha256", unsignedPayload)
 			sign(r, testKey, testSecret, time.Now())
@@ -179,7 +192,7 @@ func TestStreamingSignatures(t *testing.T) {
 		"signed trailer":   {streamSignedTrailer, crc, true, nil, 200, ""},
 		"unsigned trailer": {streamUnsignedTrailer, crc, false, nil, 200, ""},
 		"wrong trailer":    {streamUnsignedTrailer, "x-amz-checksum-crc32:AAAAAA==", false, nil, 400, "BadDigest"},
-		"no trailer":       {streamUnsignedTrailer, "x-other:1", false, nil, 400, "BadDigest"},
+		"no trailer":       {streamUnsignedTrailer, "x-other:1", false, nil, 400, "MalformedTrailerError"},
 		"changed byte":     {streamSigned, "", true, func(p []byte) []byte { p[5000] ^= 1; return p }, 403, "SignatureDoesNotMatch"},
 		"changed trailer":  {streamSignedTrailer, crc, true, func(p []byte) []byte { return bytes.Replace(p, []byte("crc32:"), []byte("crc32: x"), 1) }, 403, "SignatureDoesNotMatch"},
 		"unsigned trailer in a signed body": {streamSignedTrailer, crc, true, func(p []byte) []byte {

@@ -2,8 +2,10 @@ package s3
 
 import (
 	"encoding/xml"
+	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 
 	"github.com/dramnode/dramnode/gateway/object"
@@ -43,7 +45,7 @@ func (r *request) putPart() error {
 	}
 	p, err := r.objects.PutPart(r.Context(), r.name, r.get("uploadId"), n, body)
 	if err != nil {
-		return err
+		return r.missing(err)
 	}
 	r.w.Header().Set("ETag", quote(p.Tag()))
 	r.w.WriteHeader(http.StatusOK)
@@ -66,7 +68,7 @@ func (r *request) copyPart() error {
 		return err
 	})
 	if err != nil {
-		return err
+		return r.missing(err)
 	}
 	return r.reply(http.StatusOK, copyXML{XMLName: xml.Name{Local: "CopyPartResult"}, ETag: quote(p.Tag()), LastModified: stamp(p.Modified)})
 }
@@ -82,23 +84,62 @@ func (r *request) completeUpload() error {
 		return err
 	}
 	if len(asked.Parts) == 0 || len(asked.Parts) > object.MaxParts {
-		return errCode(malformedXML, fmt.Sprintf("The document names %d parts, want 1 to %d.", len(asked.Parts), object.MaxParts))
+		return errMalformedXML
 	}
 	var chosen []object.Chosen
 	for _, p := range asked.Parts {
-		chosen = append(chosen, object.Chosen{Number: p.PartNumber, Tag: p.ETag})
+		if p.ETag == "" || p.PartNumber == nil {
+			return errMalformedXML
+		}
+		if *p.PartNumber < 1 {
+			return errCode(invalidArgument, "PartNumber must be >= 1")
+		}
+		chosen = append(chosen, object.Chosen{Number: *p.PartNumber, Tag: p.ETag})
+	}
+	if err := r.promisedSize(chosen); err != nil {
+		return err
 	}
 	i, err := r.objects.Complete(r.Context(), r.name, r.get("uploadId"), chosen, when...)
 	if err != nil {
-		return refusedWrite(err, ifMatch)
+		return refusedWrite(r.missing(err), ifMatch)
 	}
 	location := "http://" + r.Host + r.URL.EscapedPath()
 	return r.reply(http.StatusOK, completedXML{Namespace: namespace, Location: location, Bucket: r.name.Bucket, Key: r.name.Key, ETag: quote(r.etag(i))})
 }
 
+// promisedSize holds the size of the whole that a Complete may name against its parts. An upload that is not there any
+// more is left to Complete, which knows whether this is the same request again.
+func (r *request) promisedSize(chosen []object.Chosen) error {
+	text := r.header("X-Amz-Mp-Object-Size")
+	if text == "" {
+		return nil
+	}
+	want, err := number(text)
+	if err != nil {
+		return errCode(invalidRequest, "Value for x-amz-mp-object-size header is invalid: '"+text+"'")
+	}
+	parts, err := r.objects.Parts(r.Context(), r.name, r.get("uploadId"))
+	if errors.Is(err, object.ErrNoUpload) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	size := int64(0)
+	for _, p := range parts {
+		if slices.ContainsFunc(chosen, func(c object.Chosen) bool { return c.Number == p.Number }) {
+			size += p.Size
+		}
+	}
+	if size != want {
+		return errCode(invalidRequest, fmt.Sprintf("The provided 'x-amz-mp-object-size' header value %d does not match what was computed: %d", want, size))
+	}
+	return nil
+}
+
 func (r *request) abortUpload() error {
 	if err := r.objects.Abort(r.Context(), r.name, r.get("uploadId")); err != nil {
-		return err
+		return r.missing(err)
 	}
 	return r.noContent()
 }
@@ -114,7 +155,7 @@ func (r *request) listParts() error {
 	}
 	parts, err := r.objects.Parts(r.Context(), r.name, r.get("uploadId"))
 	if err != nil {
-		return err
+		return r.missing(err)
 	}
 	out := partsXML{
 		Namespace: namespace, Bucket: r.name.Bucket, Key: r.name.Key, UploadID: r.get("uploadId"),

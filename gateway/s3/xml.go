@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -119,7 +120,7 @@ type beginXML struct {
 type completeXML struct {
 	XMLName xml.Name `xml:"CompleteMultipartUpload"`
 	Parts   []struct {
-		PartNumber int
+		PartNumber *int
 		ETag       string
 	} `xml:"Part"`
 }
@@ -184,9 +185,11 @@ type deleteXML struct {
 	XMLName xml.Name `xml:"Delete"`
 	Quiet   bool
 	Objects []struct {
-		Key       string
-		VersionID string `xml:"VersionId"`
-		ETag      string
+		Key              string
+		VersionID        string `xml:"VersionId"`
+		ETag             string
+		LastModifiedTime *struct{}
+		Size             *struct{}
 	} `xml:"Object"`
 }
 
@@ -227,6 +230,8 @@ func (r *request) noContent() error {
 	return nil
 }
 
+var errMalformedXML = errCode(malformedXML, "The XML you provided was not well-formed or did not validate against our published schema.")
+
 // maxDocument is the longest document that a client may send: a thousand long keys to delete.
 const maxDocument = 4 << 20
 
@@ -257,8 +262,10 @@ func (r *request) readUnchecked(document any) error {
 	plain := *r
 	h := r.Request.Clone(r.Context())
 	h.Body = r.Request.Body
-	for name := range checksums {
-		h.Header.Del("x-amz-checksum-" + name)
+	for name := range h.Header {
+		if strings.HasPrefix(name, checksumPrefix) {
+			h.Header.Del(name)
+		}
 	}
 	plain.Request = h
 	return plain.read(document, false)
