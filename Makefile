@@ -18,7 +18,7 @@ PROOF  ?= 5m
 SOAK   ?= 20m
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build check test interop proto kills direct-proof demo image images up down fuzz sim mutations soak bench bench-short bench-beside bench-clients bench-tools clean
+.PHONY: help setup build check test interop yardsticks proto kills direct-proof demo image images up down fuzz sim mutations soak bench bench-short bench-beside bench-clients bench-tools clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ kills: build ## kill clients and nodes under load over shared memory, KILLS (300
 
 interop: build ## S3, GCS and gRPC clients as Debian ships them, Go's, and zarr arrays from netCDF, against three nodes: a table of what works
 	@scripts/interop.sh
+
+yardsticks: build ## the test suites of versitygw and minio-go against the S3 face: what passes, and why the rest does not (docs/s3.md)
+	@scripts/yardsticks.sh
 
 proto: ## make the Go code of the .proto files anew (gateway/tsgrpc/kvstorepb)
 	@scripts/proto.sh
