@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 exec 2>&1 # one stream, so that what a step says stays below its title
 
-all_steps=(gofmt vet pure unit sim ucx shim stories interop bench compose)
+all_steps=(gofmt vet pure proto unit sim ucx shim stories interop bench compose)
 out=out/test
 mkdir -p "$out"
 counts=$out/counts
@@ -43,6 +43,13 @@ step_gofmt() {
 }
 step_vet() { go vet ./...; }
 step_pure() { without_ucx | CGO_ENABLED=0 xargs go build; }
+# step_proto makes the code anew where its compiler is installed. Elsewhere, as in CI, where installing and building
+# all of it takes a minute, the sums of what it was made of tell whether it is old.
+step_proto() {
+	scripts/proto.sh --sums
+	command -v protoc >/dev/null || { echo "SKIPPED: making the code anew, since protoc is not installed; the sums match"; return; }
+	scripts/proto.sh --check
+}
 step_unit() { packages | xargs_gotest -race -tags invariants -timeout 8m; }
 # step_sim runs the same seeds each time, on every machine: two minutes' worth here, and some over package storage.
 step_sim() { gotest -count=1 -run 'TestSeeds|TestArena' -timeout 15m ./test/sim -args -runs 30000; }

@@ -30,6 +30,8 @@ const MaxValueBytes = 8 << 20
 
 // A Cluster is a set of nodes, n0, n1, ..., that have agreed. They end with the test.
 type Cluster struct {
+	Timeout time.Duration // of the operations of its clients; zero: theirs
+
 	t     testing.TB
 	world *memnet.World
 	log   *testLog
@@ -76,7 +78,7 @@ func (c *Cluster) start(i int, seeds []string, memoryBytes int64) {
 	n, err := node.New(node.Config{
 		Name: name(i), Listen: addr, Gossip: seeds[i], ClusterName: "test", Join: seeds,
 		MemoryBytes: memoryBytes, MaxValueBytes: MaxValueBytes, Settings: ring.Config{Partitions: 61}, Verify: true,
-		DrainTimeout: 3 * time.Second, Log: zerolog.New(c.log).Level(zerolog.WarnLevel),
+		DrainTimeout: time.Second, Log: zerolog.New(c.log).Level(zerolog.WarnLevel),
 		Open: func(id transport.Identity, h transport.Handler, e transport.Events) (transport.Network, error) {
 			return c.world.Network(memnet.Config{Identity: id, Addr: addr, Handler: h, Events: e})
 		},
@@ -139,7 +141,7 @@ func (c *Cluster) Outside(i int) *client.Client {
 
 func (c *Cluster) open(cfg client.Config) *client.Client {
 	c.t.Helper()
-	cfg.MemoryBytes = 8 * MaxValueBytes
+	cfg.MemoryBytes, cfg.Timeout = 8*MaxValueBytes, c.Timeout
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	cl, err := client.Open(ctx, cfg)

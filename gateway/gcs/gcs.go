@@ -370,7 +370,7 @@ func (r *request) delete(when []client.Option) error {
 
 var errNotMatch = &fault{http.StatusNotImplemented, "notImplemented", "A write takes ifGenerationMatch only."}
 
-// upload is uploadType=media, which is one request, and multipart, which has a resource before the content.
+// upload takes uploadType=media, the content in one request: the only type that TensorStore's driver asks for.
 func (r *request) upload() error {
 	if r.query.Has("ifGenerationNotMatch") {
 		return errNotMatch

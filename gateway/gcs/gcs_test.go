@@ -148,6 +148,11 @@ func TestKeyValue(t *testing.T) {
 	if err := json.Unmarshal(b.do("GET", object1(key)+"?alt=json", nil, nil).want(t, 200).body, &o); err != nil || o.Name != key || o.Size != "15" || o.Generation != g || o.ContentType != "text/x" {
 		t.Errorf("%+v, %v", o, err)
 	}
+	for query, status := range map[string]int{
+		"ifGenerationMatch=" + g: 200, "ifGenerationNotMatch=" + g: 304, "ifGenerationMatch=" + other: 412, "ifGenerationNotMatch=0": 200, "ifGenerationMatch=0&userProject=p": 412,
+	} {
+		b.do("GET", object1(key)+"?alt=json&"+query, nil, nil).want(t, status)
+	}
 	next := b.put(key, "&ifGenerationMatch="+g, []byte(value)).want(t, 200).generation(t)
 	if next == g {
 		t.Error("the generation repeats")
@@ -258,7 +263,11 @@ func TestBucketsAndRefusals(t *testing.T) {
 	b.do("DELETE", "/storage/v1/b/made", nil, nil).want(t, 204)
 	b.do("GET", "/storage/v1/b/made", nil, nil).want(t, 404)
 	b.do("POST", "/upload/storage/v1/b/made/o?uploadType=media&name=k", nil, []byte("x")).want(t, 404)
-	b.do("POST", "/upload/storage/v1/b/b/o?uploadType=resumable&name=k", nil, nil).want(t, 501)
+	for _, kind := range []string{"resumable", "multipart", ""} {
+		b.do("POST", "/upload/storage/v1/b/b/o?name=k&uploadType="+kind, nil, []byte("x")).want(t, 501)
+	}
+	b.do("PUT", "/upload/storage/v1/b/b/o?uploadType=resumable&upload_id=1&name=k", nil, []byte("x")).want(t, 404)
+	b.do("GET", "/storage/v1/b/b/o/k", nil, nil).want(t, 404)
 	b.do("POST", "/upload/storage/v1/b/b/o?uploadType=media&name=", nil, nil).want(t, 400)
 	b.do("POST", "/upload/storage/v1/b/b/o?uploadType=media&name=%ff", nil, nil).want(t, 400)
 	b.do("POST", "/upload/storage/v1/b/b/o?uploadType=media&name=k&ifGenerationNotMatch=1", nil, nil).want(t, 501)

@@ -12,7 +12,9 @@ import (
 // stopTimeout is how long requests may go on when the face ends.
 const stopTimeout = 2 * time.Second
 
-// Serve runs an HTTP face with its Service until ctx ends; see gateway.Serve.
+// Serve runs an HTTP face with its Service until ctx ends; see gateway.Serve. A request goes on when its client closes
+// the connection: that may be only the client's side of it, and the answer is still wanted. Whoever is gone
+// altogether ends it with the first write to nobody.
 func Serve(ctx context.Context, l net.Listener, s *Service, server *http.Server) error {
 	ctx, cancel := context.WithCancel(ctx)
 	base, end := context.WithCancel(context.WithoutCancel(ctx))
@@ -22,7 +24,7 @@ func Serve(ctx context.Context, l net.Listener, s *Service, server *http.Server)
 	server.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		handlers.Add(1)
 		defer handlers.Done()
-		inner.ServeHTTP(w, r)
+		inner.ServeHTTP(w, r.WithContext(base))
 	})
 	var wg sync.WaitGroup
 	wg.Go(func() { s.Run(ctx) })

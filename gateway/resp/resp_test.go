@@ -219,6 +219,50 @@ func TestUpdatesAreAtomic(t *testing.T) {
 	u.want(fmt.Sprintf(":%d\r\n", users*rounds), "STRLEN a")
 }
 
+// What reads and writes in one is one step for everybody: of many who ask at once, through any node, one gets its wish.
+func TestOneWinner(t *testing.T) {
+	cluster := gatewaytest.NewCluster(t, 2, 64<<20)
+	const users, rounds = 8, 20
+	var faces [users]*user
+	for i := range 2 {
+		addr, _ := serve(t, Config{}, cluster, i)
+		for j := i; j < users; j += 2 {
+			faces[j] = dial(t, addr)
+		}
+	}
+	for name, c := range map[string]struct{ before, command, won string }{
+		"GETDEL":     {"SET k v", "GETDEL k", bulk("v")},
+		"SET NX":     {"DEL k", "SET k v NX", "+OK\r\n"},
+		"SETNX":      {"DEL k", "SETNX k v", ":1\r\n"},
+		"SET IFEQ":   {"SET k v", "SET k w IFEQ v", "+OK\r\n"},
+		"SET GET":    {"SET k v", "SET k w GET", bulk("v")},
+		"GETSET":     {"SET k v", "GETSET k w", bulk("v")},
+		"INCR":       {"SET k 6", "INCR k", ":7\r\n"},
+		"PERSIST":    {"SET k v EX 100", "PERSIST k", ":1\r\n"},
+		"EXPIRE NX":  {"SET k v", "EXPIRE k 100 NX", ":1\r\n"},
+		"GETEX PXAT": {"SET k v", "GETEX k PXAT 1", bulk("v")},
+		"DEL":        {"SET k v", "DEL k", ":1\r\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for range rounds {
+				faces[0].do(strings.Fields(c.before)...)
+				for _, u := range faces {
+					u.send(encode(strings.Fields(c.command)...))
+				}
+				won := 0
+				for _, u := range faces {
+					if u.reply() == c.won {
+						won++
+					}
+				}
+				if won != 1 {
+					t.Errorf("%d of %d users won", won, users)
+				}
+			}
+		})
+	}
+}
+
 func TestIfEqual(t *testing.T) {
 	addr, _, _ := serveNode(t, Config{})
 	u := dial(t, addr)

@@ -28,7 +28,6 @@ import (
 	"github.com/rs/zerolog"
 	"go.uber.org/goleak"
 
-	"github.com/dramnode/dramnode"
 	"github.com/dramnode/dramnode/client"
 	"github.com/dramnode/dramnode/gateway/gatewaytest"
 	"github.com/dramnode/dramnode/gateway/object"
@@ -895,25 +894,6 @@ func TestBrokenDownloads(t *testing.T) {
 		t.Errorf("%d bytes more, %v", len(rest), err)
 	}
 	resp.Body.Close()
-}
-
-func TestNodeDies(t *testing.T) {
-	c := gatewaytest.NewCluster(t, 2, 64<<20)
-	b := setupOn(t, c, 0, nil)
-	theirs := string(c.Owned(1, b.inner, "b/k"))
-	b.do("PUT", "/"+theirs, nil, []byte("x")).want(t, 200, "")
-	c.Kill(1)
-	var wg sync.WaitGroup
-	for _, r := range [][2]string{{"GET", "/" + theirs}, {"PUT", "/" + theirs}, {"DELETE", "/" + theirs}, {"GET", "/b?list-type=2"}} {
-		wg.Go(func() {
-			a := b.do(r[0], r[1], nil, nil)
-			unknown := a.StatusCode == 500 && r[0] != "GET" && bytes.Contains(a.body, []byte(dramnode.ErrUnknownOutcome.Error()))
-			if !unknown && (a.StatusCode != 503 || a.Header.Get("Retry-After") == "") {
-				t.Errorf("%v with a dead node: %d %s", r, a.StatusCode, a.body)
-			}
-		})
-	}
-	wg.Wait()
 }
 
 func TestCORS(t *testing.T) {

@@ -17,6 +17,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -179,6 +180,9 @@ func TestMalformed(t *testing.T) {
 		}
 	}
 	wantCode(t, "another method", u.invoke("Copy", nil), codes.Unimplemented)
+	long := metadata.AppendToOutgoingContext(u.ctx(), "long", strings.Repeat("x", 1<<20))
+	_, _, _, err := u.read(long, &pb.ReadRequest{Key: []byte("k")})
+	wantCode(t, "a header of 1 MB", err, codes.Internal)
 	// A request of two messages, where one is due.
 	stream, err := u.NewStream(u.ctx(), both(), method("Delete"), rawCall())
 	if err != nil {
@@ -250,14 +254,26 @@ func TestOnlyTheFirst(t *testing.T) {
 func TestAborted(t *testing.T) {
 	u, store := serveNode(t, Config{stall: time.Second})
 	u.mustWrite("k", []byte("before"))
+	var socket net.Conn
+	dialer := grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
+		var d net.Dialer
+		nc, err := d.DialContext(ctx, "tcp", addr)
+		socket = nc
+		return nc, err
+	})
 	for name, abort := range map[string]func(cancel func(), c *grpc.ClientConn){
+		"half closed": func(func(), *grpc.ClientConn) {
+			if err := socket.(*net.TCPConn).CloseWrite(); err != nil {
+				t.Error(err)
+			}
+		},
 		"cancelled":    func(cancel func(), _ *grpc.ClientConn) { cancel() },
 		"disconnected": func(_ func(), c *grpc.ClientConn) { c.Close() },
 		"timed out":    func(func(), *grpc.ClientConn) {},
 		"silent":       func(func(), *grpc.ClientConn) {},
 	} {
 		t.Run(name, func(t *testing.T) {
-			v := dial(t, u.Target())
+			v := dial(t, u.Target(), dialer)
 			ctx, cancel := context.WithTimeout(t.Context(), map[bool]time.Duration{true: 200 * time.Millisecond, false: patience}[name == "timed out"])
 			defer cancel()
 			stream, err := v.Write(ctx)
@@ -271,7 +287,7 @@ func TestAborted(t *testing.T) {
 			}
 			abort(cancel, v.ClientConn)
 			err = stream.RecvMsg(&pb.WriteResponse{})
-			want := map[string]codes.Code{"cancelled": codes.Canceled, "disconnected": codes.Canceled, "timed out": codes.DeadlineExceeded, "silent": codes.Unavailable}[name]
+			want := map[string]codes.Code{"cancelled": codes.Canceled, "disconnected": codes.Canceled, "timed out": codes.DeadlineExceeded, "silent": codes.Unavailable, "half closed": codes.Unavailable}[name]
 			wantCode(t, name, err, want)
 		})
 	}
