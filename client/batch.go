@@ -18,6 +18,7 @@ type Batch struct {
 	ops    []op
 	ends   []end
 	live   []int // operations that Do must send
+	writes numbers
 	vet    func(key, read []byte, m Meta) error
 	allow  func(key, value []byte) error // nil: everything
 }
@@ -30,7 +31,7 @@ type end struct {
 }
 
 // NewBatch returns an empty batch.
-func (c *Client) NewBatch() *Batch { return &Batch{client: c} }
+func (c *Client) NewBatch() *Batch { return &Batch{client: c, writes: numbers{acks: &c.acks}} }
 
 // Vet has f judge every value that was read, whole or in part; its error becomes the operation's. It is for
 // the layers between a client and its user.
@@ -53,7 +54,7 @@ func (b *Batch) Len() int { return len(b.ops) }
 
 // next adds an operation, in memory that an earlier one may have used.
 func (b *Batch) next() (*op, *end) {
-	b.ops, b.ends = append(b.ops, op{}), append(b.ends, end{})
+	b.ops, b.ends = append(b.ops, op{numbers: &b.writes}), append(b.ends, end{})
 	b.live = append(b.live, len(b.ops)-1)
 	return &b.ops[len(b.ops)-1], &b.ends[len(b.ends)-1]
 }
@@ -106,6 +107,7 @@ func (b *Batch) change(kind wire.Kind, key []byte, life time.Duration, opts []Op
 
 // Do runs the operations that were added since Reset. It is called once before the next Reset.
 func (b *Batch) Do(ctx context.Context) {
+	defer b.writes.end()
 	if len(b.live) == 0 {
 		return
 	}
@@ -169,6 +171,7 @@ func (b *Batch) Reset() {
 	for i := range b.ops {
 		b.ops[i].end(b.client)
 	}
+	b.writes.end()
 	if len(b.ops) > keptOps {
 		b.ops, b.ends, b.live = nil, nil, nil
 	}

@@ -365,7 +365,7 @@ func TestDeleteRangeOfAnAddressThatCannotBe(t *testing.T) {
 	if _, err := c.DeleteRange(t.Context(), Query{}); !errors.Is(err, dramnode.ErrUnavailable) {
 		t.Errorf("error: %v", err)
 	}
-	if counter, first := c.acks.begin(); counter != first {
+	if counter, first := c.acks.begin(1); counter != first {
 		t.Errorf("write %d is still in use before write %d", first, counter)
 	}
 }

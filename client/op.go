@@ -30,6 +30,7 @@ type op struct {
 	timeout  time.Duration // used while deadline is zero: most operations need no clock of their own
 	now      time.Time     // when deadline was computed; zero: long ago
 	counter  uint64        // of a write
+	numbers  *numbers      // where counter is from, which also ends it; nil: from Client.acks
 	slot     bool          // the next attempt frees one of Client.slots
 
 	call *call // the current attempt, with its reply after await
@@ -44,7 +45,11 @@ func (o *op) write() bool { return o.counter != 0 }
 // asWrite gives o its idempotency id, the same for all attempts.
 func (c *Client) asWrite(o *op, e wire.WriteExt) {
 	e.Client = c.id
-	e.Counter, e.FirstUnacked = c.acks.begin()
+	if o.numbers != nil {
+		e.Counter, e.FirstUnacked = o.numbers.begin()
+	} else {
+		e.Counter, e.FirstUnacked = c.acks.begin(1)
+	}
 	o.counter = e.Counter
 	o.extBytes = len(wire.AppendWriteExt(o.ext[:0], e))
 }
@@ -175,10 +180,10 @@ func (o *op) endAttempt() {
 func (o *op) end(c *Client) {
 	o.endAttempt()
 	o.detach()
-	if o.counter != 0 {
-		c.acks.end(o.counter)
-		o.counter = 0
+	if o.counter != 0 && o.numbers == nil {
+		c.acks.end(o.counter, 1)
 	}
+	o.counter = 0
 }
 
 // detach lets go of the memory for a long body.

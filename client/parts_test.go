@@ -82,21 +82,41 @@ func TestAcks(t *testing.T) {
 	var a acks
 	begin := func(counter, first uint64) {
 		t.Helper()
-		if c, f := a.begin(); c != counter || f != first {
+		if c, f := a.begin(1); c != counter || f != first {
 			t.Errorf("write %d with %d unacked, want %d and %d", c, f, counter, first)
 		}
 	}
 	begin(1, 1)
 	begin(2, 1)
 	begin(3, 1)
-	a.end(2)
+	a.end(2, 1)
 	begin(4, 1)
-	a.end(1)
+	a.end(1, 1)
 	begin(5, 3)
-	a.end(3)
-	a.end(4)
-	a.end(5)
+	a.end(3, 1)
+	a.end(4, 1)
+	a.end(5, 1)
 	begin(6, 6)
+	one, other := numbers{acks: &a}, numbers{acks: &a}
+	for i := range uint64(blockNumbers + 1) { // two blocks
+		want := 7 + i
+		if i == blockNumbers {
+			want += blockNumbers // the other's block lies between
+		}
+		if c, f := one.begin(); c != want || f != 6 {
+			t.Errorf("write %d of a batch is %d with %d unacked, want %d and 6", i, c, f, want)
+		}
+		if i == 0 {
+			other.begin()
+		}
+	}
+	other.end()
+	a.end(6, 1)
+	begin(7+3*blockNumbers, 7)
+	one.end()
+	one.end() // nothing
+	a.end(7+3*blockNumbers, 1)
+	begin(8+3*blockNumbers, 8+3*blockNumbers)
 	if len(a.done) != 0 {
 		t.Errorf("%d counters are kept", len(a.done))
 	}
