@@ -126,24 +126,39 @@ type selfRequest struct {
 }
 
 // Call implements transport.Link.
-func (l *selfLink) Call(c *transport.Call) { l.serve(c, time.Now()) }
+func (l *selfLink) Call(c *transport.Call) {
+	r := l.request()
+	l.serve(r, c)
+	r.recycle()
+}
 
 // CallAll implements transport.Link.
 func (l *selfLink) CallAll(calls []*transport.Call) {
-	now := time.Now()
+	r := l.request()
 	for _, c := range calls {
-		l.serve(c, now)
+		l.serve(r, c)
 	}
+	r.recycle()
 }
 
-func (l *selfLink) serve(c *transport.Call, now time.Time) {
+// request returns what serve shows the node, for one call after the other.
+func (l *selfLink) request() *selfRequest {
+	r := requests.Get().(*selfRequest)
+	r.link, r.Peer, r.Received, r.Conn = l, &l.network.peer, time.Now(), r
+	return r
+}
+
+func (r *selfRequest) recycle() {
+	r.link, r.call, r.Header, r.Body = nil, nil, nil, nil
+	requests.Put(r)
+}
+
+func (l *selfLink) serve(r *selfRequest, c *transport.Call) {
 	if l.closed.Load() {
 		lose(c, fmt.Errorf("%w: %w", dramnode.ErrUnavailable, dramnode.ErrClosed))
 		return
 	}
-	r := requests.Get().(*selfRequest)
-	r.link, r.call = l, c
-	r.Peer, r.Header, r.Received, r.Conn = &l.network.peer, c.Header, now, r
+	r.call, r.Header = c, c.Header
 	r.Body, r.Placed, r.Cookie = c.Body.Bytes, false, 0
 	// From Reply on, c may be in use for something else.
 	body := c.Body
@@ -152,7 +167,6 @@ func (l *selfLink) serve(c *transport.Call, now time.Time) {
 		place, err := l.network.n.Place(&r.Request, len(body.Bytes))
 		if err != nil { // it has replied
 			body.Release()
-			l.recycle(r)
 			return
 		}
 		copy(place, body.Bytes)
@@ -160,12 +174,6 @@ func (l *selfLink) serve(c *transport.Call, now time.Time) {
 	}
 	l.network.n.Serve(&r.Request)
 	body.Release()
-	l.recycle(r)
-}
-
-func (l *selfLink) recycle(r *selfRequest) {
-	r.call, r.Header, r.Body = nil, nil, nil
-	requests.Put(r)
 }
 
 // Reply implements transport.RequestConn.
