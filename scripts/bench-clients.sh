@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures the Redis face beside redis-server with redis-benchmark, in turns in one run, and prints the
-# requests per second and their ratio; then what one client reads through the faces, and through a bare grpc-go
-# stream (bench/faces). Needs scripts/setup.sh --bench. ROUNDS=n repeats; the median counts. ONLY=redis or
+# requests per second and their ratio; then what one client reads through the faces, through a bare grpc-go
+# stream and from a bare net/http server (bench/faces). Needs scripts/setup.sh --bench. ROUNDS=n repeats; the median counts. ONLY=redis or
 # ONLY=faces does one of the two.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -22,15 +22,15 @@ free_port() { # free_port COUNT: the first of so many free ports in a row
 	return 1
 }
 redis=$(free_port 1)
-node=$(free_port 7)
-face=$((node + 3)) s3=$((node + 4)) tsgrpc=$((node + 5)) bare=$((node + 6))
+node=$(free_port 8)
+face=$((node + 3)) s3=$((node + 4)) tsgrpc=$((node + 5)) bare=$((node + 6)) http=$((node + 7))
 
 redis-server --port "$redis" --bind 127.0.0.1 --save "" --appendonly no --dir "$dir" >"$dir/redis.log" &
 redis_pid=$!
 bin/dramnode serve --listen "127.0.0.1:$node" --resp "127.0.0.1:$face" --s3 "127.0.0.1:$s3" --tsgrpc "127.0.0.1:$tsgrpc" 2>"$dir/dramnode.log" &
 node_pid=$!
 go build -o "$dir/faces" ./bench/faces
-"$dir/faces" -bare "127.0.0.1:$bare" &
+"$dir/faces" -bare "127.0.0.1:$bare" -bare-http "127.0.0.1:$http" &
 bare_pid=$!
 trap 'kill "$redis_pid" "$node_pid" "$bare_pid" 2>/dev/null; wait; rm -rf "$dir"' EXIT
 for port in "$redis" "$face"; do
@@ -46,6 +46,7 @@ measure() { # measure PORT ARGUMENT...: requests per second
 	redis-benchmark -p "$port" "$@" --csv | tail -1 | cut -d, -f2 | tr -d '"'
 }
 median() { sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
+range() { sort -n | awk 'NR == 1 { least = $1 } END { printf "%.0f to %.0f", least, $1 }'; }
 
 compare() { # compare NAME ARGUMENT...
 	local name=$1 round
@@ -55,7 +56,8 @@ compare() { # compare NAME ARGUMENT...
 		measure "$face" "$@" >>"$dir/$name.face"
 	done
 	awk -v name="$name" -v r="$(median <"$dir/$name.redis")" -v f="$(median <"$dir/$name.face")" \
-		'BEGIN { printf "%-22s redis-server %9.0f/s   dramnode %9.0f/s   ratio %.2f\n", name, r, f, f / r }'
+		-v rs="$(range <"$dir/$name.redis")" -v fs="$(range <"$dir/$name.face")" \
+		'BEGIN { printf "%-14s redis-server %9.0f/s (%s)   dramnode %9.0f/s (%s)   ratio %.2f\n", name, r, rs, f, fs, f / r }'
 }
 
 redis() {
@@ -78,7 +80,7 @@ redis() {
 
 faces() {
 	curl -fsS -X PUT "http://127.0.0.1:$s3/bench"
-	"$dir/faces" -tsgrpc "127.0.0.1:$tsgrpc" -s3 "127.0.0.1:$s3" -resp "127.0.0.1:$face" -beside "127.0.0.1:$bare" -rounds "$rounds"
+	"$dir/faces" -tsgrpc "127.0.0.1:$tsgrpc" -s3 "127.0.0.1:$s3" -resp "127.0.0.1:$face" -beside "127.0.0.1:$bare" -beside-http "127.0.0.1:$http" -rounds "$rounds"
 }
 
 for what in ${ONLY:-redis faces}; do "$what"; done

@@ -1,5 +1,6 @@
 // Command faces measures what one client reads through the faces of a node, one after the other in each round:
-// short and long values by tsgrpc, S3 and Redis, and beside them a bare grpc-go server that sends the same parts.
+// short and long values by tsgrpc, S3 and Redis, and beside them a bare grpc-go server that sends the same parts, and
+// a bare net/http server that sends the same bytes.
 // scripts/bench-clients.sh starts what it needs.
 package main
 
@@ -15,6 +16,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strconv"
 	"time"
 
 	"google.golang.org/grpc"
@@ -27,14 +29,17 @@ import (
 const (
 	partBytes = 1 << 20
 	longBytes = 64 << 20
+	httpBytes = 4 << 20
 	someBytes = 1 << 20
 	fewBytes  = 64
 	window    = 2 * time.Second // of one measurement
 )
 
 func main() {
-	bare := flag.String("bare", "", "serve the bare stream at this address, and do nothing else")
+	bare := flag.String("bare", "", "serve the bare stream at this address, and do nothing else but bare-http")
+	bareHTTP := flag.String("bare-http", "", "serve the bare bytes at this address, with bare")
 	beside := flag.String("beside", "", "address of the bare stream")
+	besideHTTP := flag.String("beside-http", "", "address of the bare bytes")
 	tsgrpc := flag.String("tsgrpc", "", "address of the face")
 	s3 := flag.String("s3", "", "address of the face")
 	resp := flag.String("resp", "", "address of the face")
@@ -42,9 +47,10 @@ func main() {
 	flag.Parse()
 	var err error
 	if *bare != "" {
+		go func() { log.Fatal(serveBareHTTP(*bareHTTP)) }()
 		err = serveBare(*bare)
 	} else {
-		err = run(*tsgrpc, *s3, *resp, *beside, *rounds)
+		err = run(addresses{*tsgrpc, *s3, *resp, *beside, *besideHTTP}, *rounds)
 	}
 	if err != nil {
 		log.Fatal(err)
@@ -100,16 +106,28 @@ func serveBare(addr string) error {
 	return server.Serve(l)
 }
 
+// serveBareHTTP answers each request with 4 MiB.
+func serveBareHTTP(addr string) error {
+	value := make([]byte, httpBytes)
+	return http.ListenAndServe(addr, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Length", strconv.Itoa(len(value)))
+		_, _ = w.Write(value) // a client that has gone is no fault of ours
+	}))
+}
+
+// addresses are those of the faces, and of what stands beside them.
+type addresses struct{ tsgrpc, s3, resp, beside, besideHTTP string }
+
 // A reader reads one value and returns its length, headers of messages included.
 type reader func() (bytes int, err error)
 
-func run(tsgrpc, s3, resp, beside string, rounds int) error {
-	face, err := dial(tsgrpc)
+func run(at addresses, rounds int) error {
+	face, err := dial(at.tsgrpc)
 	if err != nil {
 		return err
 	}
 	defer face.Close()
-	bare, err := dial(beside)
+	bare, err := dial(at.beside)
 	if err != nil {
 		return err
 	}
@@ -117,7 +135,7 @@ func run(tsgrpc, s3, resp, beside string, rounds int) error {
 	if err := fill(face); err != nil {
 		return err
 	}
-	redis, err := net.Dial("tcp", resp)
+	redis, err := net.Dial("tcp", at.resp)
 	if err != nil {
 		return err
 	}
@@ -130,8 +148,9 @@ func run(tsgrpc, s3, resp, beside string, rounds int) error {
 		mine []float64 // values per second
 	}{
 		{"bare grpc-go 64 MiB", byGRPC(bare, "long"), longBytes, nil}, {"tsgrpc       64 MiB", byGRPC(face, "long"), longBytes, nil},
-		{"tsgrpc       1 MiB", byGRPC(face, "bench/some"), someBytes, nil}, {"S3           1 MiB", byHTTP(s3, "some"), someBytes, nil}, {"Redis        1 MiB", byRESP(redis, in, "bench/some"), someBytes, nil},
-		{"tsgrpc       64 B", byGRPC(face, "bench/few"), fewBytes, nil}, {"S3           64 B", byHTTP(s3, "few"), fewBytes, nil}, {"Redis        64 B", byRESP(redis, in, "bench/few"), fewBytes, nil},
+		{"bare net/http 4 MiB", byHTTP(at.besideHTTP, "http"), httpBytes, nil}, {"S3           4 MiB", byHTTP(at.s3, "http"), httpBytes, nil},
+		{"tsgrpc       1 MiB", byGRPC(face, "bench/some"), someBytes, nil}, {"S3           1 MiB", byHTTP(at.s3, "some"), someBytes, nil}, {"Redis        1 MiB", byRESP(redis, in, "bench/some"), someBytes, nil},
+		{"tsgrpc       64 B", byGRPC(face, "bench/few"), fewBytes, nil}, {"S3           64 B", byHTTP(at.s3, "few"), fewBytes, nil}, {"Redis        64 B", byRESP(redis, in, "bench/few"), fewBytes, nil},
 	}
 	for range rounds {
 		for i := range rows {
@@ -146,9 +165,11 @@ func run(tsgrpc, s3, resp, beside string, rounds int) error {
 	for _, r := range rows {
 		slices.Sort(r.mine)
 		rate := r.mine[len(r.mine)/2]
-		fmt.Printf("%-20s %9.0f reads/s %8.0f MiB/s\n", r.name, rate, rate*float64(r.size)/(1<<20))
+		mib := float64(r.size) / (1 << 20)
+		fmt.Printf("%-20s %9.0f reads/s %8.0f MiB/s (%.0f to %.0f)\n", r.name, rate, rate*mib, r.mine[0]*mib, r.mine[len(r.mine)-1]*mib)
 	}
 	fmt.Printf("tsgrpc-64MiB ratio %.2f of the bare stream\n", rows[1].mine[rounds/2]/rows[0].mine[rounds/2])
+	fmt.Printf("S3-4MiB ratio %.2f of the bare server\n", rows[3].mine[rounds/2]/rows[2].mine[rounds/2])
 	return nil
 }
 
@@ -176,7 +197,7 @@ func dial(addr string) (*grpc.ClientConn, error) {
 
 // fill writes the values that are read.
 func fill(c *grpc.ClientConn) error {
-	for key, size := range map[string]int{"long": longBytes, "bench/some": someBytes, "bench/few": fewBytes} {
+	for key, size := range map[string]int{"long": longBytes, "bench/http": httpBytes, "bench/some": someBytes, "bench/few": fewBytes} {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		stream, err := pb.NewKvStoreServiceClient(c).Write(ctx)
