@@ -165,8 +165,8 @@ func run(at addresses, rounds int) error {
 	for _, r := range rows {
 		slices.Sort(r.mine)
 		rate := r.mine[len(r.mine)/2]
-		mib := float64(r.size) / (1 << 20)
-		fmt.Printf("%-20s %9.0f reads/s %8.0f MiB/s (%.0f to %.0f)\n", r.name, rate, rate*mib, r.mine[0]*mib, r.mine[len(r.mine)-1]*mib)
+		least, most := r.mine[0], r.mine[len(r.mine)-1]
+		fmt.Printf("%-20s %9.1f reads/s (%.1f to %.1f) %8.0f MiB/s\n", r.name, rate, least, most, rate*float64(r.size)/(1<<20))
 	}
 	fmt.Printf("tsgrpc-64MiB ratio %.2f of the bare stream\n", rows[1].mine[rounds/2]/rows[0].mine[rounds/2])
 	fmt.Printf("S3-4MiB ratio %.2f of the bare server\n", rows[3].mine[rounds/2]/rows[2].mine[rounds/2])
