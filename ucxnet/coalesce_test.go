@@ -1,6 +1,7 @@
 package ucxnet
 
 import (
+	"bytes"
 	"fmt"
 	"sync/atomic"
 	"syscall"
@@ -85,4 +86,61 @@ func TestSlowReaderMakesNoCopies(t *testing.T) {
 	})
 	signal(t, child, syscall.SIGCONT)
 	awaitCalls(t, done, calls)
+}
+
+// A relay asks another network for the answer to each request, as a node does that is not the owner.
+type relay struct{ owner transport.Link }
+
+type relayed struct {
+	call  transport.Call
+	later transport.Responder
+}
+
+func (*relay) Place(*transport.Request, int) ([]byte, error) { panic("a short body was placed") }
+
+func (r *relay) Serve(q *transport.Request) {
+	f := &relayed{later: q.Detach()}
+	f.call = transport.Call{Header: bytes.Clone(q.Header), Body: transport.Body{Bytes: bytes.Clone(q.Body)}, Completer: f}
+	r.owner.Call(&f.call)
+}
+
+func (*relayed) PlaceReply(*transport.Call, []byte, int) ([]byte, error) {
+	panic("a short reply was placed")
+}
+
+func (f *relayed) Complete(_ *transport.Call, header, body []byte, err error) {
+	if err == nil {
+		err = f.later.Respond(header, transport.Body{Bytes: bytes.Clone(body)})
+	}
+	if err != nil {
+		panic(err)
+	}
+}
+
+// What came together is passed on together, and so are the replies to it.
+func TestForwardedOperationsShareMessages(t *testing.T) {
+	bothRails(t, func(t *testing.T, shm ShmMode) {
+		const calls = 64
+		p := newPair(t, shm)
+		h := &relay{}
+		c := testConfig(transport.RoleNode)
+		c.Listen, c.Handler, c.Shm = "127.0.0.1:0", h, shm
+		between := start(t, c)
+		h.owner = dialOpen(t, between, p.server.Addr())
+		awaitTransport(t, h.owner, shm)
+		link := dialOpen(t, p.client, between.Addr())
+		awaitTransport(t, link, shm)
+		before := between.Stats()
+		all, done := floods(calls, 64)
+		link.CallAll(all)
+		awaitCalls(t, done, calls)
+		eventually(t, func() error { // statistics are published now and then
+			s := between.Stats()
+			frames, messages := s.FramesSent-before.FramesSent, s.MessagesSent-before.MessagesSent
+			if frames < 2*calls || messages > calls/2 { // a few are heartbeats
+				return fmt.Errorf("%d frames in %d messages", frames, messages)
+			}
+			return nil
+		})
+	})
 }

@@ -77,7 +77,7 @@ const (
 	answerSteps   = 8                             // of a rail in a turn, while what came causes commands
 	spinWorth     = nanos(250 * time.Microsecond)
 	spinTurns     = 64                            // fruitless turns before a sleep, at least
-	politeTurns   = 4                             // fruitless turns after which other processes go first
+	politeTurns   = 4                             // fruitless turns by shared memory after which other processes go first
 	yieldTurns    = 16                            // turns without a yield, at most
 	courtesy      = nanos(600 * time.Microsecond) // what another process may take of the processor when we give way
 	afterCourtesy = nanos(30 * time.Millisecond)
@@ -143,7 +143,7 @@ func (p *poller) run() {
 			idle, idleSince = 0, p.now
 			continue
 		}
-		if idle++; idle > politeTurns && p.now >= p.impolite {
+		if idle++; idle > p.patience() && p.now >= p.impolite {
 			p.giveWay()
 		}
 		if idle < spinTurns || p.now-idleSince < p.spin {
@@ -160,6 +160,15 @@ func (p *poller) run() {
 		} // else only the tick is due: sleep again at once if it finds nothing
 	}
 	p.shutdown()
+}
+
+// patience is how many fruitless turns the poller keeps its processor for. By tcp none: a turn costs several
+// system calls already, one more is little beside the wait of a process that has what we wait for.
+func (p *poller) patience() int {
+	if len(p.rails.awake) == 1 && p.rails.awake[0] == p.tcp {
+		return 0
+	}
+	return politeTurns
 }
 
 // giveWay lets another process have this processor if one waits for it: where there are more pollers than
