@@ -55,6 +55,7 @@ type Node struct {
 	gossip  *gossip.Gossip
 	http    net.Listener
 	janitor *janitor
+	replicas *replicas
 
 	view    atomic.Pointer[router.View]
 	version atomic.Uint64 // of the table in view

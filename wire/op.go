@@ -154,6 +154,11 @@ func AppendHeader(dst []byte, h *Header) []byte {
 	return append(dst, h.Key...)
 }
 
+// MarkReply makes the header that AppendHeader wrote in b that of a reply.
+func MarkReply(b []byte) {
+	binary.LittleEndian.PutUint16(b[2:], binary.LittleEndian.Uint16(b[2:])|FlagReply)
+}
+
 // ParseHeader parses what AppendHeader wrote. Ext and Key point into b.
 func ParseHeader(b []byte) (h Header, err error) {
 	if len(b) < HeaderBytes {
