@@ -164,6 +164,7 @@ type historian struct {
 	seen    map[string]dramnode.Generation // for conditions
 	history []porcupine.Operation
 	began   time.Time
+	counter uint64 // of writes
 }
 
 func (h *historian) run(operations, keys int) {
@@ -201,7 +202,8 @@ func (h *historian) record(in op) bool {
 		header.Flags = wire.FlagRange
 		header.Ext = wire.AppendReadExt(nil, wire.ReadExt{Start: 0, End: 8})
 	case in.kind != wire.KindGet:
-		header.Ext = wire.AppendWriteExt(nil, wire.WriteExt{Client: uint64(h.id), IfGeneration: in.ifGen, TTLMillis: uint64(h.random.IntN(2)) * 3_600_000})
+		h.counter++
+		header.Ext = wire.AppendWriteExt(nil, wire.WriteExt{Client: uint64(h.id) + 1, Counter: h.counter, FirstUnacked: h.counter, IfGeneration: in.ifGen, TTLMillis: uint64(h.random.IntN(2)) * 3_600_000})
 	}
 	if in.kind == wire.KindPut {
 		body = bodyOf(in.value)

@@ -30,7 +30,7 @@ func (c *caller) everyPage(t *control.Table, kind wire.Kind, start, end string, 
 		for more := owned > 0; more; {
 			h := wire.Header{Kind: kind}
 			if kind == wire.KindDeleteRange {
-				h.Ext = wire.AppendWriteExt(nil, wire.WriteExt{Client: 1})
+				h.Ext = wire.AppendWriteExt(nil, wire.WriteExt{Client: c.id, Counter: c.counter.Add(1)})
 			}
 			r := c.once(m.Name, h, wire.AppendListRequest(nil, &q))
 			switch {
@@ -187,7 +187,7 @@ func TestListWaitsForAHandover(t *testing.T) {
 	send := func(kind wire.Kind, budget time.Duration) *oneCall {
 		h := wire.Header{Kind: kind, BudgetMicros: budgetOf(budget)}
 		if kind == wire.KindDeleteRange {
-			h.Ext = wire.AppendWriteExt(nil, wire.WriteExt{Client: 1})
+			h.Ext = wire.AppendWriteExt(nil, wire.WriteExt{Client: c.id, Counter: c.counter.Add(1)})
 		}
 		o := &oneCall{place: user.memory, done: make(chan reply, 1)}
 		o.Header, o.Completer = wire.AppendHeader(nil, &h), o
