@@ -3,6 +3,7 @@ package replica
 import (
 	"math/bits"
 	"slices"
+	"sync/atomic"
 
 	"github.com/dramnode/dramnode"
 	"github.com/dramnode/dramnode/internal/rule"
@@ -41,8 +42,9 @@ type Node struct {
 	Config Config
 
 	// Lease is the instant from which on this node serves nothing: when the last granted renewal was sent, plus
-	// the lease. It must be extended only after every partition adopted its row of the table granted with it.
-	Lease int64
+	// the lease. It must be extended only after every partition adopted its row of the table granted with it. The
+	// partitions may be at work meanwhile, each on a goroutine of its own.
+	Lease atomic.Int64
 }
 
 // A peerSet holds positions in Partition.peers, and learnerBit.
@@ -94,7 +96,7 @@ func (p *Partition) Confirm(now int64, epoch Epoch) bool {
 		(epoch == p.row.Epoch || rule.Off(rule.EpochAfterCapture))
 }
 
-func (p *Partition) leased(now int64) bool { return now < p.node.Lease }
+func (p *Partition) leased(now int64) bool { return now < p.node.Lease.Load() }
 
 func (p *Partition) inSync() bool    { return slices.Contains(p.row.Sync, p.node.ID) }
 func (p *Partition) isLearner() bool { return p.row.Learner == p.node.ID && !p.inSync() }

@@ -208,7 +208,7 @@ func (n *node) follow(h *lease.Holder) {
 		n.part.Adopt(n.clock(), &t.Rows[0], &n.out)
 		n.effects()
 	}
-	n.shared.Lease = int64(h.Until() / tick)
+	n.shared.Lease.Store(int64(h.Until() / tick))
 }
 
 // effects does what the last step wants done.
