@@ -22,7 +22,7 @@ func newInstantNetwork() *instantNetwork {
 	t := control.Table{
 		ClusterID: 1, Version: 1, Publisher: 1, MaxValue: 1 << 20, Settings: ring.Config{Partitions: 1},
 		Members: []control.Member{{Name: "n", Incarnation: 1, Addr: DefaultAddr}},
-		Rows:    []control.Row{{Epoch: 1, MoveTo: control.None}},
+		Rows:    []control.Row{{Epoch: 1, MoveTo: control.None, Backups: control.NoBackups}},
 	}
 	n := &instantNetwork{table: t.Append(nil), value: pattern(100)}
 	n.get = wire.AppendHeader(nil, &wire.Header{

@@ -110,7 +110,7 @@ func (c *testCluster) newTable(version uint64, owner func(p int) int) *control.T
 		t.Members = append(t.Members, control.Member{Name: fmt.Sprintf("n%d", i), Incarnation: n.incarnation, Addr: n.addr, JoinSeq: uint64(i + 1)})
 	}
 	for p := range testPartitions {
-		t.Rows = append(t.Rows, control.Row{Epoch: uint32(version), Owner: uint16(owner(p)), MoveTo: control.None})
+		t.Rows = append(t.Rows, control.Row{Epoch: uint32(version), Owner: uint16(owner(p)), MoveTo: control.None, Backups: control.NoBackups})
 	}
 	return t
 }

@@ -74,7 +74,7 @@ func Bootstrap(self Member, clusterID uint64, settings ring.Config, maxValue uin
 		Settings: settings, Members: []Member{self}, Rows: make([]Row, settings.Count()),
 	}
 	for p := range t.Rows {
-		t.Rows[p] = Row{Epoch: nextEpoch(0, unixSeconds), MoveTo: None}
+		t.Rows[p] = Row{Epoch: nextEpoch(0, unixSeconds), MoveTo: None, Backups: NoBackups}
 	}
 	return t
 }
@@ -203,7 +203,7 @@ func (d *draft) replace(old uint16, m Member) {
 }
 
 func (d *draft) lose(r *Row, owner uint16) {
-	*r = Row{Epoch: nextEpoch(r.Epoch, d.in.UnixSeconds), Owner: owner, MoveTo: None, Losses: r.Losses + 1}
+	*r = Row{Epoch: nextEpoch(r.Epoch, d.in.UnixSeconds), Owner: owner, MoveTo: None, Losses: r.Losses + 1, Backups: NoBackups}
 }
 
 // lost gives up members that were absent for too long. Their rows stay without owner until assign.
@@ -242,7 +242,7 @@ func (d *draft) moving(m Move) *Row {
 func (d *draft) moved() {
 	for _, m := range d.in.Done {
 		if r := d.moving(m); r != nil && d.absentFor(r.MoveTo) == 0 {
-			*r = Row{Epoch: r.Epoch + 1, Owner: r.MoveTo, MoveTo: None, Assigned: r.MoveID, Losses: r.Losses}
+			*r = Row{Epoch: r.Epoch + 1, Owner: r.MoveTo, MoveTo: None, Assigned: r.MoveID, Losses: r.Losses, Backups: NoBackups}
 			d.changed = true
 		}
 	}

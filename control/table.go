@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/dramnode/dramnode"
 	"github.com/dramnode/dramnode/ring"
@@ -27,6 +28,9 @@ const (
 	maxAddrBytes = 256
 	maxSettings  = 1 << 20
 )
+
+// MaxReplicas is how many copies of a partition there may be.
+const MaxReplicas = 5
 
 // ErrTable is wrapped by every error about bytes that cannot be a table.
 var ErrTable = errors.New("control: malformed table")
@@ -48,8 +52,15 @@ type Row struct {
 	MoveTo   uint16 // the member that is being sent the partition, or None
 	MoveID   uint64 // the version that ordered the move; 0 without one
 	Assigned uint64 // the MoveID by which Owner got the partition; 0 when it got it empty
-	Losses   uint32 // how often all its entries were lost
+	Losses   uint32 // how often all its entries, or acknowledged writes, may have been lost
+
+	// Backups index the members that have every acknowledged write beside Owner, and answer gets. None
+	// stands behind the last.
+	Backups [MaxReplicas - 1]uint16
 }
+
+// NoBackups are those of a row of one copy.
+var NoBackups = [MaxReplicas - 1]uint16{None, None, None, None}
 
 // A Table is immutable once published: readers share one pointer.
 type Table struct {
@@ -57,6 +68,7 @@ type Table struct {
 	Version   uint64
 	Publisher uint64 // incarnation
 	MaxValue  uint32 // bytes
+	Replicas  uint8  // wanted copies of each partition; 0: single copies, without a record of executed writes
 	Settings  ring.Config
 	Members   []Member // ascending by (JoinSeq, Name)
 	Rows      []Row    // one per partition
@@ -108,7 +120,7 @@ func (t *Table) clone() *Table {
 	return &c
 }
 
-const rowBytes = 28
+const rowBytes = 28 + 2*(MaxReplicas-1)
 
 // Append encodes t after dst: fixed fields, settings, members, rows; integers are little-endian.
 func (t *Table) Append(dst []byte) []byte {
@@ -117,6 +129,7 @@ func (t *Table) Append(dst []byte) []byte {
 	dst = le.AppendUint64(dst, t.Version)
 	dst = le.AppendUint64(dst, t.Publisher)
 	dst = le.AppendUint32(dst, t.MaxValue)
+	dst = append(dst, t.Replicas)
 	settings := t.Settings.Append(nil)
 	dst = le.AppendUint32(dst, uint32(len(settings)))
 	dst = append(dst, settings...)
@@ -146,7 +159,7 @@ func (m *Member) append(dst []byte) []byte {
 	return dst
 }
 
-// AppendRow encodes one row in 28 bytes; "not owner" replies carry it.
+// AppendRow encodes one row in 36 bytes; "not owner" replies carry it.
 func AppendRow(dst []byte, r Row) []byte {
 	le := binary.LittleEndian
 	dst = le.AppendUint32(dst, r.Epoch)
@@ -154,7 +167,11 @@ func AppendRow(dst []byte, r Row) []byte {
 	dst = le.AppendUint16(dst, r.MoveTo)
 	dst = le.AppendUint64(dst, r.MoveID)
 	dst = le.AppendUint64(dst, r.Assigned)
-	return le.AppendUint32(dst, r.Losses)
+	dst = le.AppendUint32(dst, r.Losses)
+	for _, b := range r.Backups {
+		dst = le.AppendUint16(dst, b)
+	}
+	return dst
 }
 
 // A decoder reads fields until the first error.
@@ -207,13 +224,16 @@ func (d *decoder) member() (m Member) {
 func (d *decoder) row() (r Row) {
 	r.Epoch, r.Owner, r.MoveTo = d.u32(), d.u16(), d.u16()
 	r.MoveID, r.Assigned, r.Losses = d.u64(), d.u64(), d.u32()
+	for i := range r.Backups {
+		r.Backups[i] = d.u16()
+	}
 	return r
 }
 
 // ParseTable decodes and validates what Append wrote. It keeps no part of b.
 func ParseTable(b []byte) (*Table, error) {
 	d := decoder{b: b}
-	t := &Table{ClusterID: d.u64(), Version: d.u64(), Publisher: d.u64(), MaxValue: d.u32()}
+	t := &Table{ClusterID: d.u64(), Version: d.u64(), Publisher: d.u64(), MaxValue: d.u32(), Replicas: d.take(1)[0]}
 	n := int(d.u32())
 	if d.err == nil && n > maxSettings {
 		d.err = fmt.Errorf("%w: settings of %d bytes", ErrTable, n)
@@ -268,6 +288,9 @@ func (t *Table) Validate() error {
 	if err := t.Settings.Validate(); err != nil {
 		return fmt.Errorf("%w: %w", ErrTable, err)
 	}
+	if t.Replicas > MaxReplicas {
+		return fail("%d replicas, at most %d", t.Replicas, MaxReplicas)
+	}
 	if len(t.Rows) != t.Settings.Count() {
 		return fail("%d rows for %d partitions", len(t.Rows), t.Settings.Count())
 	}
@@ -300,9 +323,28 @@ func (t *Table) Validate() error {
 		if r.Epoch == 0 || r.Epoch > math.MaxInt32 {
 			return fail("row %d has epoch %d", p, r.Epoch)
 		}
+		if !r.backupsValid(len(t.Members)) || t.Replicas == 0 && r.Backups != NoBackups {
+			return fail("row %d at %d has backups %d of %d members, %d replicas", p, r.Owner, r.Backups, len(t.Members), t.Replicas)
+		}
 	}
 	return nil
 }
+
+// backupsValid reports whether the backups are other members than the owner and the target of a move,
+// each named once, before the first None.
+func (r *Row) backupsValid(members int) bool {
+	for i, b := range r.Backups {
+		switch {
+		case b == None:
+		case int(b) >= members || b == r.Owner || b == r.MoveTo || slices.Contains(r.Backups[:i], b) || slices.Contains(r.Backups[:i], None):
+			return false
+		}
+	}
+	return true
+}
+
+// IsBackup reports whether member i, which may be None, is one of the backups.
+func (r *Row) IsBackup(i uint16) bool { return i != None && slices.Contains(r.Backups[:], i) }
 
 func checkMember(m Member) error {
 	if m.Name == "" || len(m.Name) > maxNameBytes || m.Addr == "" || len(m.Addr) > maxAddrBytes || len(m.Zone) > maxNameBytes || m.Incarnation == 0 {

@@ -24,7 +24,7 @@ var update = flag.Bool("update", false, "rewrite the golden files; read the diff
 // sample is a table that uses every field.
 func sample() *Table {
 	return &Table{
-		ClusterID: 0x1122334455667788, Version: 7, Publisher: 0xA1, MaxValue: 64 << 20,
+		ClusterID: 0x1122334455667788, Version: 7, Publisher: 0xA1, MaxValue: 64 << 20, Replicas: 3,
 		Settings: ring.Config{Partitions: 4},
 		Members: []Member{
 			{Name: "a", Incarnation: 0xA1, Addr: "10.0.0.1:12345", Zone: "z1", JoinSeq: 1},
@@ -32,10 +32,10 @@ func sample() *Table {
 			{Name: "c", Incarnation: 0xC3, Addr: "[::1]:12345", Zone: "z2", JoinSeq: 3},
 		},
 		Rows: []Row{
-			{Epoch: 1, Owner: 0, MoveTo: None},
-			{Epoch: 2, Owner: 1, MoveTo: 2, MoveID: 6, Losses: 1},
-			{Epoch: math.MaxInt32, Owner: 2, MoveTo: None, Assigned: 5},
-			{Epoch: 9, Owner: 1, MoveTo: 0, MoveID: 7, Assigned: 3, Losses: 4},
+			{Epoch: 1, Owner: 0, MoveTo: None, Backups: NoBackups},
+			{Epoch: 2, Owner: 1, MoveTo: 2, MoveID: 6, Losses: 1, Backups: NoBackups},
+			{Epoch: math.MaxInt32, Owner: 2, MoveTo: None, Assigned: 5, Backups: [MaxReplicas - 1]uint16{0, 1, None, None}},
+			{Epoch: 9, Owner: 1, MoveTo: 0, MoveID: 7, Assigned: 3, Losses: 4, Backups: NoBackups},
 		},
 	}
 }
@@ -90,7 +90,7 @@ func drawTable(t *rapid.T) *Table {
 	n := rapid.IntRange(1, 5).Draw(t, "members")
 	table := &Table{
 		ClusterID: id.Draw(t, "cluster"), Version: id.Draw(t, "version"), Publisher: id.Draw(t, "publisher"),
-		MaxValue: rapid.Uint32().Draw(t, "max"), Settings: ring.Config{Partitions: rapid.IntRange(1, 9).Draw(t, "partitions")},
+		MaxValue: rapid.Uint32().Draw(t, "max"), Replicas: uint8(rapid.IntRange(0, MaxReplicas).Draw(t, "replicas")), Settings: ring.Config{Partitions: rapid.IntRange(1, 9).Draw(t, "partitions")},
 	}
 	for i := range n {
 		table.Members = append(table.Members, Member{
@@ -102,9 +102,14 @@ func drawTable(t *rapid.T) *Table {
 	table.Rows = make([]Row, table.Settings.Count())
 	for p := range table.Rows {
 		owner := rapid.IntRange(0, n-1).Draw(t, "owner")
-		r := Row{Epoch: rapid.Uint32Range(1, math.MaxInt32).Draw(t, "epoch"), Owner: uint16(owner), MoveTo: None, Losses: rapid.Uint32().Draw(t, "losses")}
+		r := Row{Epoch: rapid.Uint32Range(1, math.MaxInt32).Draw(t, "epoch"), Owner: uint16(owner), MoveTo: None, Losses: rapid.Uint32().Draw(t, "losses"), Backups: NoBackups}
 		if n > 1 && rapid.Bool().Draw(t, "moves") {
 			r.MoveTo, r.MoveID = uint16((owner+1)%n), id.Draw(t, "move")
+		}
+		if table.Replicas > 0 {
+			for i := range rapid.IntRange(0, max(0, n-2)).Draw(t, "backups") {
+				r.Backups[i] = uint16((owner + 2 + i) % n)
+			}
 		}
 		table.Rows[p] = r
 	}
@@ -140,6 +145,13 @@ func TestValidate(t *testing.T) {
 		"move to the owner":       func(t *Table) { t.Rows[1].MoveTo = 1 },
 		"move without id":         func(t *Table) { t.Rows[1].MoveID = 0 },
 		"id without move":         func(t *Table) { t.Rows[0].MoveID = 1 },
+		"too many replicas":       func(t *Table) { t.Replicas = MaxReplicas + 1 },
+		"backups of one copy":     func(t *Table) { t.Replicas = 0 },
+		"backup beyond members":   func(t *Table) { t.Rows[0].Backups[0] = 3 },
+		"the owner as backup":     func(t *Table) { t.Rows[0].Backups[0] = 0 },
+		"the target as backup":    func(t *Table) { t.Rows[1].Backups[0] = 2 },
+		"a backup twice":          func(t *Table) { t.Rows[2].Backups[1] = 0 },
+		"a gap between backups":   func(t *Table) { t.Rows[2].Backups[0] = None },
 		"epoch 0":                 func(t *Table) { t.Rows[0].Epoch = 0 },
 		"epoch with the sign bit": func(t *Table) { t.Rows[0].Epoch = math.MaxInt32 + 1 },
 	} {
@@ -166,7 +178,7 @@ func TestShortened(t *testing.T) {
 		t.Errorf("a byte too many: %v", err)
 	}
 	row := AppendRow(nil, sample().Rows[1])
-	if _, err := ParseRow(row[:27]); !errors.Is(err, ErrTable) {
+	if _, err := ParseRow(row[:len(row)-1]); !errors.Is(err, ErrTable) {
 		t.Errorf("a short row: %v", err)
 	}
 }

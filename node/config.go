@@ -25,7 +25,7 @@ type Config struct {
 	HTTP        string // health, readiness and info; "" for none
 	Advertise   string // where peers dial Listen; default: Listen
 	Zone        string
-	MinSync int
+	MinSync     int
 	ClusterName string
 	ClusterKey  []byte // nil for none
 	Version     string // of the software, for people

@@ -45,16 +45,16 @@ type Node struct {
 	self    control.Member
 	started time.Time // origin of the clock for ttl and deadlines
 
-	network transport.Network
-	regions []transport.Region
-	shared  transport.SharedRegion // that of the store, with Config.Direct; nil without
-	store   *storage.Store
-	scratch *scratch
-	peers   *peers
-	plane   *control.Publisher
-	gossip  *gossip.Gossip
-	http    net.Listener
-	janitor *janitor
+	network  transport.Network
+	regions  []transport.Region
+	shared   transport.SharedRegion // that of the store, with Config.Direct; nil without
+	store    *storage.Store
+	scratch  *scratch
+	peers    *peers
+	plane    *control.Publisher
+	gossip   *gossip.Gossip
+	http     net.Listener
+	janitor  *janitor
 	replicas *replicas
 
 	view    atomic.Pointer[router.View]

@@ -187,7 +187,7 @@ func TestListWaitsForAHandover(t *testing.T) {
 	send := func(kind wire.Kind, budget time.Duration) *oneCall {
 		h := wire.Header{Kind: kind, BudgetMicros: budgetOf(budget)}
 		if kind == wire.KindDeleteRange {
-			h.Ext = wire.AppendWriteExt(nil, wire.WriteExt{Client: c.id, Counter: c.counter.Add(1)})
+			h.Ext = wire.AppendWriteExt(nil, wire.WriteExt{Client: 1})
 		}
 		o := &oneCall{place: user.memory, done: make(chan reply, 1)}
 		o.Header, o.Completer = wire.AppendHeader(nil, &h), o

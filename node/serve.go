@@ -238,7 +238,7 @@ func (n *Node) Serve(r *transport.Request) {
 // onlyNodes are the kinds that a client has no business with.
 func onlyNodes(h *wire.Header) bool {
 	switch h.Kind {
-	case wire.KindPublish, wire.KindProbe, wire.KindPropose, wire.KindMove, wire.KindReplica:
+	case wire.KindPublish, wire.KindProbe, wire.KindPropose, wire.KindMove, wire.KindReplica, wire.KindMember:
 		return true
 	}
 	return h.Flags&wire.FlagHop != 0

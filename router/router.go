@@ -29,7 +29,7 @@ func NewView(t *control.Table, incarnation uint64) (*View, error) {
 type Action uint8
 
 const (
-	// Serve it here: the table says that this node owns the partition. Whether it serves at this
+	// Serve it here: the table says that this node owns the partition, or may answer gets of it. Whether it serves at this
 	// instant, and in the epoch that the request expects, is the partition's to say.
 	Serve Action = iota
 	// Forward it to the owner with the hop flag.
@@ -48,14 +48,14 @@ type Decision struct {
 // Partition returns the partition of key.
 func (v *View) Partition(key []byte) ring.Partition { return v.keys.Partition(key) }
 
-// Route decides about a request for one key. A forwarded request is never forwarded again, so that
-// two nodes that disagree cannot send it in a circle; a request with a fence was meant for the owner
-// alone, so its sender is better off with a newer table than with a detour.
+// Route decides about a request for one key. Backups answer gets, the owner everything. A forwarded request is never forwarded again, so that
+// two nodes that disagree cannot send it in a circle; a request with a fence was meant for this
+// node alone, so its sender is better off with a newer table than with a detour.
 func (v *View) Route(h *wire.Header) Decision {
 	p := v.keys.Partition(h.Key)
 	d := Decision{Partition: p, Row: v.Table.Rows[p]}
 	switch {
-	case d.Row.Owner == v.Self:
+	case d.Row.Owner == v.Self || h.Kind == wire.KindGet && d.Row.IsBackup(v.Self):
 		d.Action = Serve
 	case h.Flags&(wire.FlagHop|wire.FlagFence) != 0:
 		d.Action = Refuse

@@ -19,7 +19,7 @@ func table(partitions int) *control.Table {
 		Rows:    make([]control.Row, partitions),
 	}
 	for p := range t.Rows {
-		t.Rows[p] = control.Row{Epoch: uint32(p + 1), Owner: uint16(p % 2), MoveTo: control.None}
+		t.Rows[p] = control.Row{Epoch: uint32(p + 1), Owner: uint16(p % 2), MoveTo: control.None, Backups: control.NoBackups}
 	}
 	return t
 }
@@ -71,6 +71,36 @@ func TestRoute(t *testing.T) {
 	}
 }
 
+// TestBackupsAnswerGets and nothing else.
+func TestBackupsAnswerGets(t *testing.T) {
+	replicated := table(8)
+	replicated.Replicas = 2
+	for p := range replicated.Rows {
+		replicated.Rows[p].Backups[0] = 1 - replicated.Rows[p].Owner
+	}
+	v, err := NewView(replicated, 11)
+	if err != nil {
+		t.Fatal(err)
+	}
+	outsider, err := NewView(replicated, 12)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for kind := wire.KindGet; kind <= wire.KindDeleteRange; kind++ {
+		h := wire.Header{Kind: kind, Key: keyOf(v, 0)}
+		want := Forward
+		if kind == wire.KindGet {
+			want = Serve
+		}
+		if d := v.Route(&h); d.Action != want {
+			t.Errorf("kind %d at a backup: action %d, want %d", kind, d.Action, want)
+		}
+		if d := outsider.Route(&h); d.Action != Forward {
+			t.Errorf("kind %d at a stranger: action %d", kind, d.Action)
+		}
+	}
+}
+
 func TestNewViewRefusesBadSettings(t *testing.T) {
 	bad := table(8)
 	bad.Settings.Partitions = -1
@@ -91,7 +121,7 @@ func TestRequestsCrossOneNodeAtMost(t *testing.T) {
 		if d.Action == Forward && h.Flags&(wire.FlagHop|wire.FlagFence) != 0 {
 			t.Fatalf("%+v is forwarded again", h)
 		}
-		if (d.Action == Serve) != (d.Row.Owner == v.Self) {
+		if (d.Action == Serve) != (d.Row.Owner == v.Self) { // nobody is a backup here
 			t.Fatalf("%+v with owner %d at %d", d, d.Row.Owner, v.Self)
 		}
 	})

@@ -27,6 +27,7 @@ const (
 	KindInfo    Kind = 37 // reply body: JSON about one node, for people
 	KindShare   Kind = 38 // reply body: what a process of the node's host maps its memory with
 	KindReplica Kind = 40 // ext: a message between replicas, which package replica defines; body: a value, or a list
+	KindMember  Kind = 41 // body: a message of the replicated control plane, which control/group defines; reply: empty
 )
 
 // A Status is the outcome of a request. All but StatusOK and StatusNotOwner stand for an error of the root package.
@@ -197,7 +198,7 @@ func ParseHeader(b []byte) (h Header, err error) {
 }
 
 func (k Kind) valid() bool {
-	return k >= KindGet && k <= KindDeleteRange || k >= KindTable && k <= KindShare || k == KindReplica
+	return k >= KindGet && k <= KindDeleteRange || k >= KindTable && k <= KindShare || k >= KindReplica && k <= KindMember
 }
 
 // ReadExt is the extension of a get that has a condition or a range.
