@@ -233,7 +233,7 @@ func TestReplicatedRanges(t *testing.T) {
 	if len(keys) != len(s.generations) {
 		t.Errorf("%d keys are listed, want %d", len(keys), len(s.generations))
 	}
-	_, deleted := s.user.mustEveryPage(c.nodes["n2"], wire.KindDeleteRange, "stock-1", "stock-2", 0)
+	_, deleted := s.user.mustEveryPage(c.nodes["n2"], wire.KindDeleteRange, "stock-50-1", "stock-50-2", 1000)
 	left, _ := s.user.mustEveryPage(c.nodes["n3"], wire.KindList, "", "", 1000)
 	if int(deleted) != 111 || len(left) != len(s.generations)-111 {
 		t.Errorf("%d deleted and %d left of %d, want 111 deleted", deleted, len(left), len(s.generations))

@@ -96,6 +96,7 @@ type Leader struct {
 	forgotAt  time.Duration
 
 	bytes   []uint64 // of each partition, as its primary said
+	sized   []bool   // it did
 	buckets map[state.Incarnation]*bucket
 	target  placement // over the nodes that count
 	present placement // over those that are up
@@ -113,7 +114,7 @@ func New(self state.Incarnation, s *state.State, timing lease.Timing, now time.D
 		asks: map[ring.Partition]map[AskKind]Ask{}, reported: map[onRow]Ask{}, doubts: map[onRow]time.Duration{}, unfit: map[onRow]time.Duration{},
 		joins: map[state.Incarnation]join{}, refused: map[state.Incarnation]error{}, leaves: map[state.Incarnation]bool{},
 		suspended: map[state.Incarnation]time.Duration{}, inactive: map[ring.Partition]pause{},
-		bytes: make([]uint64, len(s.Rows)), buckets: map[state.Incarnation]*bucket{},
+		bytes: make([]uint64, len(s.Rows)), sized: make([]bool, len(s.Rows)), buckets: map[state.Incarnation]*bucket{},
 	}
 }
 
@@ -174,7 +175,7 @@ func (l *Leader) askJoin(now time.Duration, n state.Node) error {
 // Usage notes how large a partition is, as its primary says.
 func (l *Leader) Usage(p ring.Partition, bytes uint64) {
 	if int(p) < len(l.bytes) {
-		l.bytes[p] = bytes
+		l.bytes[p], l.sized[p] = bytes, true
 	}
 }
 
