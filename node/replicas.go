@@ -42,7 +42,6 @@ const (
 type replicas struct {
 	n       *Node
 	control controller
-	boot    func() time.Duration
 	shared  replica.Node
 	parts   []replicaPart
 	table   atomic.Pointer[addresses]
@@ -88,9 +87,9 @@ type ended struct {
 	a answer
 }
 
-func newReplicas(n *Node, c controller, boot func() time.Duration) (*replicas, error) {
-	rs := &replicas{n: n, control: c, boot: boot, parts: make([]replicaPart, len(n.parts)), bulk: map[parcel]struct{}{}}
-	rs.shared = replica.Node{ID: replica.ID(n.self.Incarnation), Config: replica.Default, Until: func() int64 { return int64(c.Until()) }}
+func newReplicas(n *Node) (*replicas, error) {
+	rs := &replicas{n: n, control: n.member, parts: make([]replicaPart, len(n.parts)), bulk: map[parcel]struct{}{}}
+	rs.shared = replica.Node{ID: replica.ID(n.self.Incarnation), Config: replica.Default, Until: func() int64 { return int64(n.member.Until()) }}
 	rs.shared.Config.MinSync = max(1, n.cfg.MinSync)
 	for p := range rs.parts {
 		part := &rs.parts[p]
@@ -105,7 +104,7 @@ func newReplicas(n *Node, c controller, boot func() time.Duration) (*replicas, e
 	return rs, nil
 }
 
-func (rs *replicas) now() int64 { return int64(rs.boot()) }
+func (rs *replicas) now() int64 { return int64(rs.n.boot()) }
 
 // adopt hands every partition its row. It returns when all have it.
 func (rs *replicas) adopt(_, t *state.State) {

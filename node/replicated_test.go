@@ -18,54 +18,6 @@ import (
 	"github.com/dramnode/dramnode/wire"
 )
 
-// newReplicated starts nodes that keep three copies of each partition.
-func newReplicated(t testing.TB, seed uint64, names ...string) *cluster {
-	t.Helper()
-	return newClusterWith(t, seed, func(cfg *Config) { cfg.Replicas = 3 }, names...)
-}
-
-// settled waits until exactly these nodes have all the copies that are wanted, and serve.
-func (c *cluster) settled(names ...string) {
-	c.t.Helper()
-	want := min(3, len(names))
-	c.wait(fmt.Sprintf("%v to have %d copies of everything", names, want), func() bool {
-		first := c.nodes[names[0]].Table()
-		if first == nil || len(first.Members) != len(names) {
-			return false
-		}
-		for _, name := range names {
-			t := c.nodes[name].Table()
-			if t == nil || t.Version != first.Version || c.nodes[name].unready() != "" || t.Named(name) == control.None {
-				return false
-			}
-		}
-		for p := range first.Rows {
-			if row := &first.Rows[p]; row.MoveID != 0 || copiesOf(row) != want || !c.active(first, uint16(p)) {
-				return false
-			}
-		}
-		return true
-	})
-}
-
-func copiesOf(row *control.Row) int {
-	copies := 1
-	for _, b := range row.Backups {
-		if b != control.None {
-			copies++
-		}
-	}
-	return copies
-}
-
-// active reports whether the primary of p serves.
-func (c *cluster) active(t *control.Table, p uint16) bool {
-	part := &c.nodes[t.Members[t.Rows[p].Owner].Name].replicas.parts[p]
-	part.mu.RLock()
-	defer part.mu.RUnlock()
-	return part.engine.Active()
-}
-
 // same checks that the copies of each partition are equal once nothing is under way any more.
 func (c *cluster) same(names ...string) {
 	c.t.Helper()
@@ -102,7 +54,7 @@ func (c *cluster) contents(name string, p uint16) string {
 
 func TestReplicatedValuesSurvive(t *testing.T) {
 	t.Parallel()
-	c := newReplicated(t, 31, "n1", "n2", "n3", "n4")
+	c := newClusterWith(t, 31, replicated, "n1", "n2", "n3", "n4")
 	c.settled("n1", "n2", "n3", "n4")
 	s := c.stock("n1", 300, 500)
 	long := c.stock("n2", 8, 300_000)
@@ -135,7 +87,7 @@ func TestReplicatedLinearizable(t *testing.T) {
 	const clients, keys = 6, 150
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
-	c := newReplicated(t, seed, "n1", "n2", "n3", "n4")
+	c := newClusterWith(t, seed, replicated, "n1", "n2", "n3", "n4")
 	c.settled("n1", "n2", "n3", "n4")
 	nodes := newPool("n1", "n2", "n3", "n4")
 	began, done := time.Now(), make(chan struct{})
@@ -202,7 +154,7 @@ func TestReplicatedLinearizable(t *testing.T) {
 // TestReplicatedRetry sends each write twice: the second gets the first one's answer.
 func TestReplicatedRetry(t *testing.T) {
 	t.Parallel()
-	c := newReplicated(t, 32, "n1", "n2", "n3")
+	c := newClusterWith(t, 32, replicated, "n1", "n2", "n3")
 	c.settled("n1", "n2", "n3")
 	user := c.caller()
 	for i := range 50 {
@@ -226,7 +178,7 @@ func TestReplicatedRetry(t *testing.T) {
 
 func TestReplicatedRanges(t *testing.T) {
 	t.Parallel()
-	c := newReplicated(t, 33, "n1", "n2", "n3")
+	c := newClusterWith(t, 33, replicated, "n1", "n2", "n3")
 	c.settled("n1", "n2", "n3")
 	s := c.stock("n2", 200, 50)
 	keys, _ := s.user.mustEveryPage(c.nodes["n1"], wire.KindList, "", "", 37)

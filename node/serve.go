@@ -143,7 +143,7 @@ func (n *Node) place(req *request, r *transport.Request, bytes int) ([]byte, err
 		res, err := n.store.ReserveScratch(bytes)
 		r.Cookie = res.Token()
 		return res.Bytes, err
-	case wire.KindPublish, wire.KindPropose, wire.KindProbe:
+	case wire.KindPublish, wire.KindPropose, wire.KindProbe, wire.KindMember:
 		if bytes > maxControlBytes {
 			return nil, fmt.Errorf("%w: control request of %d bytes", dramnode.ErrTooLarge, bytes)
 		}
@@ -221,6 +221,9 @@ func (n *Node) Serve(r *transport.Request) {
 	case wire.KindReplica:
 		n.serveReplica(&req)
 		return
+	case wire.KindMember: // leases hang on it: it does not wait for a worker
+		_, err := n.plane.Serve(req.h.Kind, req.body)
+		n.replyBytes(&req, nil, err)
 	case wire.KindTable:
 		n.later(&req, n.serveControl)
 	case wire.KindShare:

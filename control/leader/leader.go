@@ -54,7 +54,7 @@ const (
 	stuckAfter  = 5 * time.Second  // an inactive row whose primary lives gets another one
 	unfitLife   = time.Minute      // before that node is made the row's primary again, without need
 	joinLife    = 2 * time.Second  // a join that is not repeated is dropped
-	nameGrace   = 3 * time.Second  // before a join is refused for its name: a restart is quicker than a lease
+	nameGrace   = 3 * time.Second  // on top of a lease, before a join is refused for its name: a restart is quicker
 	shrinkDelay = 30 * time.Second // before there are fewer than three voters
 	maxAsks     = 1 << 17
 
@@ -325,7 +325,7 @@ func (d *decision) admit(j join) {
 		if old.Serves() {
 			// Names are unique, so the old process should be dead, and its lease will end. If it lives on,
 			// the newcomer has taken its name.
-			if d.now-j.since > nameGrace && d.Grants.Holds(d.now, old.Incarnation) {
+			if d.now-j.since > nameGrace+d.timing.Hold() && d.Grants.Holds(d.now, old.Incarnation) {
 				d.refused[n.Incarnation] = fmt.Errorf("%w: the name %q is in use by %s", dramnode.ErrClusterConflict, n.Name, old.Addr)
 			}
 			return
