@@ -141,14 +141,14 @@ func TestChoose(t *testing.T) {
 	if got, samples := count(replicas(5, 5, 5)); got[0] != 1280 || got[1] != 1280 || got[2] != 1280 || samples != 60 {
 		t.Errorf("equals: %v with %d samples", got, samples)
 	}
-	if got, _ := count(replicas(5, 9, 7)); got[1] != 20 || got[0] != 20+2*1260 || got[2] != 20+1260 {
+	if got, _ := count(replicas(5, 30, 12)); got[1] != 20 || got[0] != 20+2*1260 || got[2] != 20+1260 {
 		t.Errorf("one slow, one fast: %v", got)
 	}
 	if got, _ := count(replicas(5)); got[0] != 3840 {
 		t.Errorf("one: %v", got)
 	}
 	// What is under way counts.
-	busy := replicas(5, 9)
+	busy := replicas(5, 6)
 	busy[0].to.load.waiting.Store(1)
 	if got, _ := count(busy); got[1] != 3810 {
 		t.Errorf("a busy one: %v", got)
@@ -159,7 +159,11 @@ func TestChoose(t *testing.T) {
 	if got, _ := count(near); got[3] != 3840-45 {
 		t.Errorf("one near: %v", got)
 	}
-	near[3].to.load.nanos.Store(6)
+	near[3].to.load.nanos.Store(7)
+	if got, _ := count(near); got[3] != 3840-45 {
+		t.Errorf("one near that is a little slower: %v", got)
+	}
+	near[3].to.load.nanos.Store(8)
 	if got, _ := count(near); got[3] != 15 {
 		t.Errorf("one near that is slow: %v", got)
 	}

@@ -129,7 +129,7 @@ func choose(all []candidate, random uint32) (i int, sample bool) {
 			i = k
 		}
 	}
-	if all[j].to.load.cost() < all[i].to.load.cost() {
+	if all[j].to.load.cost()*3/2 < all[i].to.load.cost() { // less is noise, and reads of a quiet client would all go to one
 		i = j
 	}
 	return i, false
