@@ -46,7 +46,10 @@ func decide(p past, err error, status wire.Status, newerTable bool) (s step, dou
 	case wire.StatusBusy, wire.StatusClosed: // a node that closes did not apply it; its partitions move
 		return stepRetry, false
 	case wire.StatusUnknownOutcome:
-		return p.unknown()
+		if s, doubt = p.unknown(); s == stepRetry && newerTable {
+			s = stepRefresh
+		}
+		return s, doubt
 	case wire.StatusNoMemory, wire.StatusDegraded:
 		if p.doubt { // nodes look for room before they look for a record
 			return stepRetry, false

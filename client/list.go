@@ -144,6 +144,7 @@ func (c *Client) scatter(ctx context.Context, kind wire.Kind, r wire.ListRequest
 	if kind == wire.KindDeleteRange {
 		defer s.numbers.end()
 		c.asWrite(&s.of, wire.WriteExt{})
+		s.of.number()
 		s.doubted = make([]*view, len(v.table.Rows))
 		if v.recorded() {
 			s.of.deadline = earlier(s.of.deadline, time.Now().Add(recordedLife))

@@ -50,16 +50,23 @@ type op struct {
 
 func (o *op) write() bool { return o.counter != 0 }
 
-// asWrite gives o its idempotency id, the same for all attempts.
+// asWrite gives o its idempotency id, the same for all attempts; to an op with numbers only those do.
 func (c *Client) asWrite(o *op, e wire.WriteExt) {
 	e.Client = c.id
-	if o.numbers != nil {
-		e.Counter, e.FirstUnacked = o.numbers.begin()
-	} else {
+	if o.numbers == nil {
 		e.Counter, e.FirstUnacked = c.acks.begin(1)
+		o.counter = e.Counter
 	}
-	o.counter = e.Counter
 	o.extBytes = len(wire.AppendWriteExt(o.ext[:0], e))
+}
+
+// number gives o the counter that asWrite left out. A batch does it when it is about to be sent: until a counter is
+// answered, nodes keep records of all the client's writes from there on.
+func (o *op) number() {
+	e, _ := wire.ParseWriteExt(o.ext[:o.extBytes]) // asWrite made it
+	e.Counter, e.FirstUnacked = o.numbers.begin()
+	o.counter = e.Counter
+	wire.AppendWriteExt(o.ext[:0], e)
 }
 
 // start sends one attempt and does not wait.
@@ -183,7 +190,7 @@ func (c *Client) await(ctx context.Context, o *op) step {
 // settle says what follows from the reply.
 func (c *Client) settle(o *op) step {
 	r := &o.call.reply
-	newer, lost := false, false
+	newer, lost, cut := false, false, false
 	if r.err != nil {
 		lost = !errors.As(r.err, new(*placeError))
 		o.sent.to.trusted.Store(!lost)
@@ -192,6 +199,7 @@ func (c *Client) settle(o *op) step {
 		if r.header.Status == wire.StatusNotOwner && !newer {
 			newer = !o.sent.to.isMember(o.view.table)
 		}
+		cut = o.view.recorded() && r.header.Status == wire.StatusNoQuorum // so others may know of a newer table
 	}
 	s, doubt := decide(past{o.write(), o.view.recorded(), o.doubted != nil}, r.err, r.header.Status, newer)
 	if doubt {
@@ -208,7 +216,7 @@ func (c *Client) settle(o *op) step {
 	} else if c.direct != nil && r.ext.Place != 0 {
 		c.direct.learn(o)
 	}
-	if o.view != nil && o.kind != wire.KindTable && s != stepRefresh && (newer || lost) {
+	if o.view != nil && o.kind != wire.KindTable && s != stepRefresh && (newer || lost || cut) {
 		c.noteStale()
 	}
 	return s

@@ -603,3 +603,23 @@ func TestDeleteRangeIsRetried(t *testing.T) {
 		})
 	}
 }
+
+// A batch that waits to be run keeps no counter in use: nodes would keep records of all writes meanwhile.
+func TestIdleBatchHoldsNoCounter(t *testing.T) {
+	cluster := newTestCluster(t, 1)
+	c := cluster.client(nil)
+	b := c.NewBatch()
+	b.Put([]byte("k"), []byte("old"))
+	for range 3 {
+		if _, err := c.Put(t.Context(), []byte("k"), []byte("new")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if c.acks.first != 4 || c.acks.next != 4 {
+		t.Errorf("%d is unacknowledged, the next is %d", c.acks.first, c.acks.next)
+	}
+	b.Do(t.Context())
+	if b.Err(0) != nil || b.Meta(0).Generation != 4 {
+		t.Errorf("%v, %+v", b.Err(0), b.Meta(0))
+	}
+}
