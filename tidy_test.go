@@ -47,7 +47,7 @@ var mayImport = map[string][]string{
 	"ucxnet": {".", "transport", "wire"},
 	"client": {".", "ring", "wire", "transport", "router", "control", "internal"},
 	"node": {
-		".", "ring", "wire", "transport", "router", "replica", "gossip", "storage", "internal",
+		".", "ring", "wire", "transport", "router", "replica", "replica/arena", "gossip", "storage", "internal",
 		"control", "control/state", "control/lease", "control/leader", "control/group", "control/member",
 	},
 	"gateway":             {".", "client", "control", "internal"},
