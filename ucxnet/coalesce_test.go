@@ -58,6 +58,9 @@ func TestShortBodiesShareMessages(t *testing.T) {
 					return fmt.Errorf("%d bodies went alone, want %d", got, tc.separate)
 				}
 				frames, messages := s.FramesSent-before.FramesSent, s.MessagesSent-before.MessagesSent
+				if s.Transfers != 0 || s.SendBytes != 0 { // of what was submitted between two steps, too
+					return fmt.Errorf("UCX has %d transfers, and %d bytes of messages are in use", s.Transfers, s.SendBytes)
+				}
 				if tc.separate == 0 && (frames < calls || messages > calls/4) { // a few are heartbeats
 					return fmt.Errorf("%d frames in %d messages", frames, messages)
 				}
