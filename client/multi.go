@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"runtime"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/dramnode/dramnode"
@@ -19,23 +21,23 @@ type GetResult struct {
 // MultiGet reads many keys at once. Result i is that of keys[i].
 func (c *Client) MultiGet(ctx context.Context, keys [][]byte, opts ...Option) []GetResult {
 	results := make([]GetResult, len(keys))
-	ops := make([]op, len(keys))
-	live := make([]int, 0, len(keys))
+	m := c.multi(len(keys))
+	defer m.end()
 	deadline := c.deadline(ctx)
 	for i, key := range keys {
 		var ok bool
 		if results[i].Value, ok = c.readDirect(ctx, key, opts, newBytes); ok {
 			continue
 		}
-		if results[i].Err = ops[i].asGet(deadline, key, opts); results[i].Err == nil {
-			live = append(live, i)
+		if results[i].Err = m.ops[i].asGet(deadline, key, opts); results[i].Err == nil {
+			m.live = append(m.live, i)
 		}
 	}
-	c.doAll(ctx, ops, live, func(i int, err error) {
+	c.doAll(ctx, m.ops, m.live, func(i int, err error) {
 		if results[i].Err = err; err == nil {
-			results[i].Value, results[i].Err = value(c, &ops[i])
+			results[i].Value, results[i].Err = value(c, &m.ops[i])
 		}
-		ops[i].end(c)
+		m.ops[i].end(c)
 	})
 	return results
 }
@@ -55,21 +57,51 @@ type PutResult struct {
 // MultiPut writes many values at once; each write is on its own. Result i is that of items[i].
 func (c *Client) MultiPut(ctx context.Context, items []Item) []PutResult {
 	results := make([]PutResult, len(items))
-	ops := make([]op, len(items))
-	live := make([]int, 0, len(items))
+	m := c.multi(len(items))
+	defer m.end()
 	deadline := c.deadline(ctx)
 	for i, it := range items {
-		if results[i].Err = c.asPut(&ops[i], deadline, it.Key, it.Value, it.Options); results[i].Err == nil {
-			live = append(live, i)
+		m.ops[i].numbers = &m.writes
+		if results[i].Err = c.asPut(&m.ops[i], deadline, it.Key, it.Value, it.Options); results[i].Err == nil {
+			m.live = append(m.live, i)
 		}
 	}
-	c.doAll(ctx, ops, live, func(i int, err error) {
+	c.doAll(ctx, m.ops, m.live, func(i int, err error) {
 		if results[i].Err = err; err == nil {
-			results[i].Generation = ops[i].call.reply.ext.Generation
+			results[i].Generation = m.ops[i].call.reply.ext.Generation
 		}
-		ops[i].end(c)
+		m.ops[i].end(c)
 	})
 	return results
+}
+
+// A multi is what MultiGet and MultiPut need besides their results. Pooled: otherwise it would be most of their garbage.
+type multi struct {
+	ops    []op
+	live   []int // that must be sent
+	writes numbers
+}
+
+var multis = sync.Pool{New: func() any { return new(multi) }}
+
+// multi returns n zero ops.
+func (c *Client) multi(n int) *multi {
+	m := multis.Get().(*multi)
+	m.ops, m.live = slices.Grow(m.ops, n)[:n], slices.Grow(m.live, n)
+	m.writes.acks = &c.acks
+	return m
+}
+
+// end is called when all ops have ended.
+func (m *multi) end() {
+	m.writes.end()
+	m.writes.acks = nil
+	if len(m.ops) > keptOps {
+		return
+	}
+	clear(m.ops)
+	m.ops, m.live = m.ops[:0], m.live[:0]
+	multis.Put(m)
 }
 
 // doAll drives the ops of these indices in rounds: each round sends what is left, pipelined, and what
@@ -101,7 +133,8 @@ func (c *Client) doAll(ctx context.Context, ops []op, live []int, done func(i in
 // round sends one attempt of each op and collects them in the same order. It returns what is to be
 // sent again, and which of those, the leader, says best how to go on.
 func (c *Client) round(ctx context.Context, ops []op, live []int, end func(int, error)) (retry []int, leader int, s step) {
-	sent := make([]int, 0, len(live)) // started and not collected, oldest first
+	var few [2 * bundleCalls]int
+	sent := few[:0] // started and not collected, oldest first
 	var out bundles
 	now := time.Now()
 	collect := func() {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/dramnode/dramnode"
@@ -14,7 +15,9 @@ import (
 )
 
 // A forward is one operation that this node hands to the owner: it owns the request until the owner's
-// reply, or the lack of one, was passed back. Pooled.
+// reply, or the lack of one, was passed back. Three parties may hold it: the call until it is complete, and
+// the network as long as it reads the request's body or the reply's. The last to let go recycles it. Pooled:
+// a short body costs no new memory, either way.
 type forward struct {
 	n     *Node
 	call  transport.Call
@@ -23,13 +26,11 @@ type forward struct {
 
 	header [wire.HeaderBytes + wire.WriteExtBytes + dramnode.MaxKeyBytes]byte
 	small  [transport.CopyBytes]byte // the request's body when it is short
+	passed []byte                    // the reply's body when it is short
 	value  storage.Reservation       // the request's body when it is long
 	result storage.Reservation       // the reply's body when it is long
 
-	// The network holds the request's body, and a call may end before it lets go.
-	mu       sync.Mutex
-	bodyHeld bool
-	ended    bool
+	holders atomic.Int32
 }
 
 var forwards = sync.Pool{New: func() any { return new(forward) }}
@@ -93,24 +94,21 @@ func (f *forward) takeBody(r *request) error {
 		body = f.small[:copy(f.small[:], body)]
 	}
 	f.call.Body = transport.Body{}
-	f.bodyHeld, f.ended = false, false
+	f.holders.Store(1)
 	if len(body) > 0 {
-		f.call.Body = transport.Body{Bytes: body, Releaser: f}
-		f.bodyHeld = true
+		f.call.Body = f.lend(body)
 	}
 	return nil
 }
 
-// Release implements transport.Releaser for the request's body.
-func (f *forward) Release(uint64) {
-	f.mu.Lock()
-	f.bodyHeld = false
-	ended := f.ended
-	f.mu.Unlock()
-	if ended {
-		f.recycle()
-	}
+// lend makes a body of b, which f keeps until the network releases it.
+func (f *forward) lend(b []byte) transport.Body {
+	f.holders.Add(1)
+	return transport.Body{Bytes: b, Releaser: f}
 }
+
+// Release implements transport.Releaser for the bodies that f lends.
+func (f *forward) Release(uint64) { f.drop() }
 
 // PlaceReply implements transport.Completer.
 func (f *forward) PlaceReply(_ *transport.Call, _ []byte, bytes int) (b []byte, err error) {
@@ -122,41 +120,41 @@ func (f *forward) PlaceReply(_ *transport.Call, _ []byte, bytes int) (b []byte, 
 
 // Complete implements transport.Completer: the owner's reply goes back as it is.
 func (f *forward) Complete(_ *transport.Call, header, body []byte, err error) {
+	defer f.drop()
 	if err != nil {
 		f.n.store.Abort(f.result)
 		f.result = storage.Reservation{}
 		f.fail(err)
-		f.end()
 		return
 	}
-	out := transport.Body{}
-	switch {
-	case f.result.Bytes != nil:
-		out = transport.Body{Bytes: f.result.Bytes, Releaser: reservations{f.n.store}, Token: f.result.Token()}
-		f.result = storage.Reservation{}
-	case len(body) > 0:
-		out, err = f.n.passOn(body)
-		if err != nil {
-			f.fail(err)
-			f.end()
-			return
-		}
+	out, err := f.passOn(body)
+	if err != nil {
+		f.fail(err)
+		return
 	}
 	f.respond(header, out)
-	f.end()
 }
 
-// passOn copies an inline body into memory that outlives the callback.
-func (n *Node) passOn(body []byte) (transport.Body, error) {
-	if len(body) <= transport.CopyBytes {
-		return transport.Body{Bytes: append([]byte(nil), body...)}, nil
+// passOn returns the reply's body in memory that outlives the callback.
+func (f *forward) passOn(body []byte) (transport.Body, error) {
+	switch {
+	case f.result.Bytes != nil: // where it is
+	case len(body) == 0:
+		return transport.Body{}, nil
+	case len(body) <= transport.CopyBytes:
+		f.passed = append(f.passed[:0], body...)
+		return f.lend(f.passed), nil
+	default:
+		res, err := f.n.store.ReserveScratch(len(body))
+		if err != nil {
+			return transport.Body{}, err
+		}
+		copy(res.Bytes, body)
+		f.result = res
 	}
-	res, err := n.store.ReserveScratch(len(body))
-	if err != nil {
-		return transport.Body{}, err
-	}
-	copy(res.Bytes, body)
-	return transport.Body{Bytes: res.Bytes, Releaser: reservations{n.store}, Token: res.Token()}, nil
+	out := transport.Body{Bytes: f.result.Bytes, Releaser: reservations{f.n.store}, Token: f.result.Token()}
+	f.result = storage.Reservation{}
+	return out, nil
 }
 
 // fail answers with what a failed call means to the sender: a read that may have been seen is merely
@@ -177,18 +175,11 @@ func (f *forward) respond(header []byte, body transport.Body) {
 	}
 }
 
-// end notes that the call is over; the forward goes back to the pool once its body is free too.
-func (f *forward) end() {
-	f.mu.Lock()
-	f.ended = true
-	held := f.bodyHeld
-	f.mu.Unlock()
-	if !held {
-		f.recycle()
+// drop is what a holder does that lets go.
+func (f *forward) drop() {
+	if f.holders.Add(-1) != 0 {
+		return
 	}
-}
-
-func (f *forward) recycle() {
 	f.n.store.Abort(f.value)
 	f.value, f.later, f.call = storage.Reservation{}, nil, transport.Call{}
 	forwards.Put(f)

@@ -8,7 +8,8 @@
 // never enter C. The C side (shim.c) is a list of commands in and a list of events out: a turn of the
 // poller is one call of dn_step per rail that is awake, and no Go code runs inside a UCX callback.
 //
-// Frames of one turn to one endpoint share a message, which is built in place in C memory. A frame
+// Frames of one turn to one endpoint share a message, which is built in place in C memory. One that is full goes
+// out at once (dn_submit), so that the peer works on it while the next is being built. A frame
 // with a large body travels alone, its body straight from and to Regions; a long body in pieces, which
 // take turns with those of other bodies (bulk.go, place.go).
 //

@@ -215,8 +215,7 @@ func (p *poller) turn() bool {
 // reports whether anything happened.
 func (p *poller) advance(r *rail) (work bool) {
 	for range answerSteps {
-		events := r.step(p.rounds(r))
-		if len(events) == 0 && r.c.active == 0 {
+		if r.step(p.rounds(r)) == 0 && r.c.active == 0 {
 			break
 		}
 		work = true
@@ -225,7 +224,7 @@ func (p *poller) advance(r *rail) (work bool) {
 		if r.shm && p.now-p.lastTurn > nanos(p.n.timing.Dead) {
 			p.closeRail(r, "stopped", errStopped)
 		}
-		p.handle(r, events)
+		p.handle(r)
 		p.flush()
 		if len(r.cmds) == 0 {
 			break
@@ -306,12 +305,12 @@ func (p *poller) flush() {
 	p.relieve()
 }
 
-func (p *poller) handle(r *rail, events []C.dn_event) {
-	for i := range events {
-		e := &events[i]
+// handle handles the events of r, those too that come of what is submitted meanwhile.
+func (p *poller) handle(r *rail) {
+	for e, ok := r.next(); ok; e, ok = r.next() {
 		switch e.kind {
 		case C.DN_EV_AM:
-			p.onMessage(r, e)
+			p.onMessage(r, &e)
 		case C.DN_EV_SENT:
 			if t := p.transfers.take(uint64(e.token)); t != nil {
 				p.sent(t, Status(e.status))
@@ -321,9 +320,9 @@ func (p *poller) handle(r *rail, events []C.dn_event) {
 				p.received(t, Status(e.status))
 			}
 		case C.DN_EV_CONN:
-			p.onConnection(r, e)
+			p.onConnection(r, &e)
 		case C.DN_EV_EP:
-			p.onCreated(r, e)
+			p.onCreated(r, &e)
 		case C.DN_EV_ERROR:
 			if ep := p.endpoints[uint64(e.token)]; ep != nil {
 				p.closeEndpoint(ep, "peer gone", Status(e.status))

@@ -24,7 +24,8 @@ func (r *rail) quiesce() {
 	endpoints := 0
 	for deadline := time.Now().Add(quiesceAtMost); time.Now().Before(deadline); {
 		more := deafen(r.bound)
-		for _, e := range r.step(1) {
+		r.step(1)
+		for e, ok := r.next(); ok; e, ok = r.next() {
 			endpoints += r.turnAway(&e)
 		}
 		if !more && endpoints == 0 && len(r.cmds) == 0 {

@@ -54,7 +54,9 @@ func (s *railSet) resting(r *rail, turn uint64) bool {
 }
 
 // quiet reports that nothing is under way that this side has begun.
-func (r *rail) quiet() bool { return len(r.cmds) == 0 && r.c.outstanding == 0 }
+func (r *rail) quiet() bool {
+	return len(r.cmds) == 0 && r.c.outstanding == 0 && r.handled == int(r.c.count)
+}
 
 // rest puts rails to sleep that have had nothing for long, and wakes those of the others that have.
 func (s *railSet) rest() {

@@ -92,6 +92,7 @@ func (p *poller) appendFrame(ep *endpoint, f wire.Frame) {
 	need := wire.FrameBytes(len(f.Header), len(f.Body))
 	if ep.batch != nil && (len(ep.batch.used)+need > batchBytes(ep.batch) || p.enough(ep)) {
 		p.sealBatch(ep)
+		ep.rail.submit() // the peer works on it while we fill the next
 	}
 	if ep.batch == nil {
 		size := largeBufferBytes

@@ -421,9 +421,9 @@ static void run(rail *r, const dn_cmd *c)
 }
 
 // Rendezvous descriptors are not released here: their command may still come.
-static void release_events(rail *r)
+static void release_first(rail *r, uint32_t n)
 {
-    for (uint32_t i = 0; i < r->pub.count; i++) {
+    for (uint32_t i = 0; i < n; i++) {
         dn_event *e = &r->pub.events[i];
         if (e->head)
             free((void *)(uintptr_t)e->head);
@@ -432,13 +432,24 @@ static void release_events(rail *r)
         if (e->flags & DN_COPIED)
             free((void *)(uintptr_t)e->data);
     }
-    r->pub.count = 0;
+    r->pub.count -= n;
+    if (r->pub.count)
+        memmove(r->pub.events, r->pub.events + n, r->pub.count * sizeof(dn_event));
 }
 
-int dn_step(dn_rail *pub, const dn_cmd *cmds, int n, int rounds)
+static void release_events(rail *r) { release_first(r, r->pub.count); }
+
+void dn_submit(uintptr_t pub, const dn_cmd *cmds, int n)
 {
     rail *r = here = (rail *)pub;
-    release_events(r);
+    for (int i = 0; i < n; i++)
+        run(r, &cmds[i]);
+}
+
+int dn_step(uintptr_t pub, const dn_cmd *cmds, int n, int rounds, uint32_t handled)
+{
+    rail *r = here = (rail *)pub;
+    release_first(r, handled);
     for (int i = 0; i < n; i++)
         run(r, &cmds[i]);
     // The first events end the step: what they cause goes out while the peer still works on the rest.

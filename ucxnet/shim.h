@@ -2,7 +2,8 @@
 //
 // A context is a UCX context, in which memory is registered and which the workers of one configuration
 // share. A rail is one worker of it with at most one listener. Everything happens in dn_step: it runs
-// commands, lets UCX progress, and leaves events in an array that is valid until the next dn_step. UCX
+// commands, lets UCX progress, and leaves events in an array; what they name is valid until a later dn_step
+// is told that they were handled. dn_submit is for sends that shall not wait for the next step. UCX
 // calls back only inside these functions, and a callback does nothing but append an event. One thread at
 // a time may use a rail; dn_mem_map and dn_mem_unmap may run beside it.
 #ifndef DN_SHIM_H
@@ -59,7 +60,7 @@ typedef struct {
 } dn_event;
 
 typedef struct {
-    dn_event *events; // of the last step
+    dn_event *events; // of the last step, and of what was submitted since
     uint32_t count;
     uint32_t active;      // calls of ucp_worker_progress in the last step that did something
     uint32_t lost;        // events lost for want of memory, in all: close every endpoint
@@ -87,7 +88,11 @@ int dn_listen(dn_rail *rail, const void *addr, size_t addr_bytes, uint16_t *port
 int dn_efd(dn_rail *rail);
 // dn_arm prepares for sleep on the event fd; not 0: there is work, do not sleep.
 int dn_arm(dn_rail *rail);
-int dn_step(dn_rail *rail, const dn_cmd *cmds, int n, int rounds);
+// dn_step releases the first handled events, runs the commands and asks UCX; the number of events. The rail is
+// a dn_rail * as a number: of a pointer to pointers cgo looks at every call whether it is Go's.
+int dn_step(uintptr_t rail, const dn_cmd *cmds, int n, int rounds, uint32_t handled);
+// dn_submit only runs commands, between steps. It may add events, and so move the array.
+void dn_submit(uintptr_t rail, const dn_cmd *cmds, int n);
 // dn_ep_info writes UCX's description of the endpoint into text, cut to fit; the bytes written.
 size_t dn_ep_info(uint64_t ep, char *text, size_t bytes);
 // dn_close_rail destroys listener and worker. Endpoints are closed before.

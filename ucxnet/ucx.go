@@ -5,6 +5,8 @@ package ucxnet
 #cgo LDFLAGS: -ldl
 #cgo nocallback dn_step
 #cgo noescape dn_step
+#cgo nocallback dn_submit
+#cgo noescape dn_submit
 #cgo nocallback dn_arm
 #cgo noescape dn_arm
 #include <stdlib.h>
@@ -218,6 +220,7 @@ type rail struct {
 	inline int // longest body that is not separate
 
 	set       *railSet // that it is in
+	handled   int      // events of the last step
 	awake     bool     // else it is armed and not looked at
 	fruitless int      // steps in a row that brought nothing
 	lost      uint64   // events, as far as counted
@@ -312,16 +315,43 @@ func (r *rail) command(op C.uint16_t) *C.dn_cmd {
 	return &r.cmds[len(r.cmds)-1]
 }
 
-// step runs the commands and returns the events, which are valid until the next step.
-func (r *rail) step(rounds int) []C.dn_event {
+// step runs the commands, lets UCX progress, and returns the number of events, for next. What the earlier ones
+// named is gone.
+func (r *rail) step(rounds int) int {
 	n := len(r.cmds)
 	var first *C.dn_cmd
 	if n > 0 {
 		first = &r.cmds[0]
 	}
-	count := C.dn_step(r.c, first, C.int(n), C.int(rounds))
-	r.cmds = r.cmds[:0]
-	return unsafe.Slice(r.c.events, int(count))
+	count := C.dn_step(r.handle(), first, C.int(n), C.int(rounds), C.uint32_t(r.handled))
+	r.cmds, r.handled = r.cmds[:0], 0
+	return int(count)
+}
+
+// handle is r.c as a number; it is C memory.
+func (r *rail) handle() C.uintptr_t { return C.uintptr_t(uintptr(unsafe.Pointer(r.c))) }
+
+// next returns the next event; what it names is valid until the next step.
+func (r *rail) next() (e C.dn_event, ok bool) {
+	if r.handled == int(r.c.count) {
+		return e, false
+	}
+	r.handled++
+	return unsafe.Slice(r.c.events, r.handled)[r.handled-1], true
+}
+
+// submit gives UCX the commands now, if all are sends: the peer has something to do while we make more of them.
+// Others wait for the step, since events of before may name what they end.
+func (r *rail) submit() {
+	for i := range r.cmds {
+		if r.cmds[i].op != C.DN_SEND {
+			return
+		}
+	}
+	if n := len(r.cmds); n > 0 {
+		C.dn_submit(r.handle(), &r.cmds[0], C.int(n))
+		r.cmds = r.cmds[:0]
+	}
 }
 
 // turnAway accepts and closes what connects, and refuses a rendezvous, when there is no poller any more.

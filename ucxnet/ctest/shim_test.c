@@ -21,6 +21,7 @@ typedef struct {
     uint64_t request;       // to connect
     dn_cmd cmds[MAX_CMDS];
     int n;
+    uint32_t handled;       // events
     uint64_t ep;            // of the connection
     int requests, created, closed, errors, sent, failed, received, messages, bulk_offered;
     uint64_t descriptors[32]; // every rendezvous offered
@@ -103,9 +104,17 @@ static void step(side *s)
     dn_cmd cmds[MAX_CMDS];
     memcpy(cmds, s->cmds, sizeof cmds);
     s->n = 0;
-    int events = dn_step(s->rail, cmds, n, 4);
+    int events = dn_step((uintptr_t)s->rail, cmds, n, 4, s->handled);
     for (int i = 0; i < events; i++)
         on_event(s, &s->rail->events[i]);
+    s->handled = (uint32_t)events;
+}
+
+// submit runs the commands now; their events come with those of the next step.
+static void submit(side *s)
+{
+    dn_submit((uintptr_t)s->rail, s->cmds, s->n);
+    s->n = 0;
 }
 
 static void until(side *a, side *b, const int *counter, int want, const char *what)
@@ -154,13 +163,17 @@ static void connect_sides(side *client, uint16_t port)
     c->token = 7;
 }
 
-// exchange sends one message of n bytes from a to b and checks what arrives.
+// exchange sends a message of n bytes from a to b twice, the second between two steps, and checks what arrives.
 static void exchange(side *a, side *b, int am, const unsigned char *body, size_t n)
 {
     int messages = b->messages, sent = a->sent;
-    send_to(a, am, am == DN_AM_SEPARATE ? "head" : NULL, body, n, DN_EAGER);
-    until(a, b, &b->messages, messages + 1, "message");
-    until(a, b, &a->sent, sent + 1, "completion");
+    for (int i = 1; i <= 2; i++) {
+        send_to(a, am, am == DN_AM_SEPARATE ? "head" : NULL, body, n, DN_EAGER);
+        if (i == 2)
+            submit(a);
+        until(a, b, &b->messages, messages + i, "message");
+        until(a, b, &a->sent, sent + i, "completion");
+    }
     if (b->last_len != n || b->last_sum != sum(body, n))
         die("message of %zu bytes arrived as %zu", n, b->last_len);
 }
