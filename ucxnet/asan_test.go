@@ -30,7 +30,7 @@ func TestShimUnderSanitizers(t *testing.T) {
 		"shm": {"UCX_TLS=tcp,sysv,cma", "UCX_MM_ERROR_HANDLING=y", "UCX_CMA_MEMORY_INVALIDATE=y"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			cmd := exec.Command(program)
+			cmd := exec.Command(program, name)
 			cmd.Env = append(append(os.Environ(), common...), env...)
 			if out, err := cmd.CombinedOutput(); err != nil || strings.TrimSpace(string(out)) != "ok" {
 				t.Errorf("%v\n%s", err, out)

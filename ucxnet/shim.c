@@ -57,6 +57,7 @@ typedef struct {
     ucp_worker_h worker;
     ucp_listener_h listener;
     uint32_t cap;
+    int shm;
 } rail;
 
 // UCX calls back only inside the functions below, on the calling thread, for the rail that was given.
@@ -276,7 +277,7 @@ void dn_close(dn_context *c)
     free(c);
 }
 
-dn_rail *dn_open_rail(dn_context *c, char *err, size_t err_bytes)
+dn_rail *dn_open_rail(dn_context *c, int shm, char *err, size_t err_bytes)
 {
     rail *r = calloc(1, sizeof *r);
     if (!r || !(r->pub.events = calloc(SOFT_EVENTS * 2, sizeof(dn_event)))) {
@@ -285,6 +286,7 @@ dn_rail *dn_open_rail(dn_context *c, char *err, size_t err_bytes)
         return NULL;
     }
     r->cap = SOFT_EVENTS * 2;
+    r->shm = shm;
     here = r;
     ucs_status_t s = open_worker(r, c->ucp);
     if (s == UCS_OK)
@@ -516,6 +518,7 @@ int dn_mem_unmap(dn_context *c, uint64_t memh)
 
 // settle lets copies by cma end that outlive their endpoint: UCX 1.13.1 aborts if a worker is destroyed
 // with one queued (scopy_ep.c, uct_scopy_ep_t cleanup). A flush in that queue is no progress, hence several idle rounds.
+// Workers of tcp have no such queue.
 static void settle(rail *r)
 {
     for (int idle = 0, i = 0; idle < IDLE_ROUNDS && i < SETTLE_ROUNDS; i++) {
@@ -531,7 +534,8 @@ void dn_close_rail(dn_rail *pub)
         release_events(r);
         if (r->listener)
             ucx.ucp_listener_destroy(r->listener);
-        settle(r);
+        if (r->shm)
+            settle(r);
         ucx.ucp_worker_destroy(r->worker);
         r->worker = NULL;
     }

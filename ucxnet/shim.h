@@ -78,9 +78,9 @@ const char *dn_status(int status);
 typedef struct dn_context dn_context;
 
 // dn_open makes a context as the environment says, dn_open_rail a rail in it. NULL with a message in err
-// on failure.
+// on failure. shm: the environment of the context was that of shared memory.
 dn_context *dn_open(char *err, size_t err_bytes);
-dn_rail *dn_open_rail(dn_context *context, char *err, size_t err_bytes);
+dn_rail *dn_open_rail(dn_context *context, int shm, char *err, size_t err_bytes);
 // dn_close destroys a context, whose rails are closed and whose memory is unmapped before.
 void dn_close(dn_context *context);
 // dn_listen binds the listener; *port becomes the bound port. A UCX status.

@@ -245,7 +245,11 @@ func (x *ucpContext) openRail() (*rail, error) {
 		r.eager, r.inline = shmEagerBytes, inlineBytes
 	}
 	var text [256]C.char
-	if r.c = C.dn_open_rail(x.c, &text[0], C.size_t(len(text))); r.c == nil {
+	var shm C.int
+	if x.shm {
+		shm = 1
+	}
+	if r.c = C.dn_open_rail(x.c, shm, &text[0], C.size_t(len(text))); r.c == nil {
 		return nil, errors.New("ucxnet: " + C.GoString(&text[0]))
 	}
 	if r.fd = int(C.dn_efd(r.c)); r.fd < 0 {

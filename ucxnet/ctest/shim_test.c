@@ -1,7 +1,7 @@
 // Drives the shim alone, two contexts in one process, so that it can run under AddressSanitizer. What
 // connects to the one rail, the lobby, is accepted by another one of its context:
 // connect, hello, eager, long eager, rendezvous, a refused rendezvous, a close with sends under way.
-// The environment chooses the transport. See ../asan_test.go.
+// The environment chooses the transport, and the argument says which it is. See ../asan_test.go.
 #include "../shim.h"
 
 #include <arpa/inet.h>
@@ -141,6 +141,8 @@ static void send_to(side *s, int am, const char *head, const void *body, size_t 
     c->token = 1;
 }
 
+static int shm; // the transport is shared memory
+
 // open_side opens a rail in the context; NULL: in one of its own.
 static void open_side(side *s, dn_context *context)
 {
@@ -148,7 +150,7 @@ static void open_side(side *s, dn_context *context)
     *s = (side){.context = context};
     if (!context && !(s->context = dn_open(err, sizeof err)))
         die("%s", err);
-    if (!(s->rail = dn_open_rail(s->context, err, sizeof err)))
+    if (!(s->rail = dn_open_rail(s->context, shm, err, sizeof err)))
         die("%s", err);
 }
 
@@ -253,8 +255,9 @@ static void cut(side *lobby, dn_context *context, uint16_t port, const unsigned 
     dn_close_rail(client.rail);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    shm = argc > 1 && !strcmp(argv[1], "shm");
     char err[256];
     uint16_t port = 0;
     uint64_t memh;
