@@ -93,7 +93,7 @@ bench-beside: build ## 64 B gets while another client puts 16 MiB values: fails 
 	$(GO) build -o out/bench/bench ./bench
 	out/bench/bench -beside
 
-bench-clients: build ## the Redis face beside redis-server, and what one client reads through each face (3 minutes); ROUNDS=n, ONLY=redis, faces or three
+bench-clients: build ## the Redis face beside redis-server and in a cluster of three, and what one client reads through each face (5 minutes); ROUNDS=n, ONLY=redis, faces or three
 	@scripts/setup.sh --bench
 	@ROUNDS=$(ROUNDS) scripts/bench-clients.sh
 
