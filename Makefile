@@ -18,7 +18,7 @@ PROOF  ?= 5m
 SOAK   ?= 20m
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build check test interop yardsticks proto kills direct-proof demo image images up down fuzz sim mutations soak bench bench-short bench-beside bench-clients bench-tools clean
+.PHONY: help setup build check test interop yardsticks huge proto kills direct-proof demo image images up down fuzz sim mutations soak bench bench-short bench-beside bench-clients bench-tools clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ interop: build ## S3, GCS and gRPC clients as Debian ships them, Go's, and zarr 
 
 yardsticks: build ## the test suites of versitygw and minio-go against the S3 face: what passes, and why the rest does not (docs/s3.md)
 	@scripts/yardsticks.sh
+
+huge: build ## an object of 5 GiB in parts through a cluster of three by minio-go: 9 GiB of memory, a few minutes
+	cd test/s3clients && DRAMNODE_HUGE=1 DRAMNODE_BIN=$(CURDIR)/bin/dramnode $(GO) test -count=1 -timeout 30m -v -run 'TestLongObject$$' .
 
 proto: ## make the Go code of the .proto files anew (gateway/tsgrpc/kvstorepb)
 	@scripts/proto.sh
@@ -90,7 +93,7 @@ bench-beside: build ## 64 B gets while another client puts 16 MiB values: fails 
 	$(GO) build -o out/bench/bench ./bench
 	out/bench/bench -beside
 
-bench-clients: build ## the Redis face beside redis-server, and what one client reads through each face (3 minutes); ROUNDS=n, ONLY=redis or faces
+bench-clients: build ## the Redis face beside redis-server and in a cluster of three, and what one client reads through each face (5 minutes); ROUNDS=n, ONLY=redis, faces or three
 	@scripts/setup.sh --bench
 	@ROUNDS=$(ROUNDS) scripts/bench-clients.sh
 

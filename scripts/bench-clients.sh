@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Measures the Redis face beside redis-server with redis-benchmark, in turns in one run, and prints the
-# requests per second and their ratio; then what one client reads through the faces, through a bare grpc-go
-# stream and from a bare net/http server (bench/faces). Needs scripts/setup.sh --bench. ROUNDS=n repeats; the median counts. ONLY=redis or
-# ONLY=faces does one of the two.
+# requests per second and their ratio; the Redis face of a node of three; then what one client reads through the faces, through a bare grpc-go
+# stream and from a bare net/http server (bench/faces). Needs scripts/setup.sh --bench. ROUNDS=n repeats; the median counts. ONLY=redis,
+# ONLY=three or ONLY=faces does one of them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -22,17 +22,18 @@ free_port() { # free_port COUNT: the first of so many free ports in a row
 	return 1
 }
 redis=$(free_port 1)
-node=$(free_port 8)
-face=$((node + 3)) s3=$((node + 4)) tsgrpc=$((node + 5)) bare=$((node + 6)) http=$((node + 7))
+node=$(free_port 15)
+face=$((node + 3)) s3=$((node + 4)) tsgrpc=$((node + 5)) bare=$((node + 6)) http=$((node + 7)) gcs=$((node + 8))
 
 redis-server --port "$redis" --bind 127.0.0.1 --save "" --appendonly no --dir "$dir" >"$dir/redis.log" &
 redis_pid=$!
-bin/dramnode serve --listen "127.0.0.1:$node" --resp "127.0.0.1:$face" --s3 "127.0.0.1:$s3" --tsgrpc "127.0.0.1:$tsgrpc" 2>"$dir/dramnode.log" &
+bin/dramnode serve --listen "127.0.0.1:$node" --resp "127.0.0.1:$face" --s3 "127.0.0.1:$s3" --gcs "127.0.0.1:$gcs" --tsgrpc "127.0.0.1:$tsgrpc" 2>"$dir/dramnode.log" &
 node_pid=$!
+others=()
 go build -o "$dir/faces" ./bench/faces
 "$dir/faces" -bare "127.0.0.1:$bare" -bare-http "127.0.0.1:$http" &
 bare_pid=$!
-trap 'kill "$redis_pid" "$node_pid" "$bare_pid" 2>/dev/null; wait; rm -rf "$dir"' EXIT
+trap 'kill "$redis_pid" "$node_pid" "$bare_pid" "${others[@]}" 2>/dev/null; wait; rm -rf "$dir"' EXIT
 for port in "$redis" "$face"; do
 	for ((try = 0; try < 100; try++)); do
 		redis-cli -p "$port" ping >/dev/null 2>&1 && break
@@ -78,9 +79,38 @@ redis() {
 	compare set-1MiB-c1 -t set -d 1048576 -n 500 -c 1
 }
 
-faces() {
-	curl -fsS -X PUT "http://127.0.0.1:$s3/bench"
-	"$dir/faces" -tsgrpc "127.0.0.1:$tsgrpc" -s3 "127.0.0.1:$s3" -resp "127.0.0.1:$face" -beside "127.0.0.1:$bare" -beside-http "127.0.0.1:$http" -rounds "$rounds"
+# three measures the first node once two more have joined: two in three keys are then owned by another node.
+three() {
+	local i name small
+	small="-d 64 -r 100000"
+	for i in 1 2; do
+		bin/dramnode serve --name "n$i" --listen "127.0.0.1:$((node + 6 + 3 * i))" --join "127.0.0.1:$((node + 1))" 2>"$dir/n$i.log" &
+		others+=($!)
+	done
+	for ((i = 0; i < 300; i++)); do # until all have their share, and nothing moves
+		bin/dramnode nodes --addr "127.0.0.1:$node" --json 2>/dev/null | grep -o '"state":"ready","partitions":[0-9]*' | cut -d: -f3 |
+			awk '$1 > 300 { n++ } END { exit n != 3 }' && break
+		sleep 0.1
+	done
+	((i < 300)) || { echo "the cluster of three is not complete" >&2; return 1; }
+	measure "$face" -t set $small -n 200000 -c 50 -P 64 >/dev/null
+	measure "$face" -t set -d 1048576 -n 10 -c 1 >/dev/null
+	alone() { # alone NAME ARGUMENT...
+		name=$1
+		shift
+		for ((i = 0; i < rounds; i++)); do measure "$face" "$@" >>"$dir/$name.three"; done
+		printf '%-14s three nodes  %9.0f/s (%s)\n' "$name" "$(median <"$dir/$name.three")" "$(range <"$dir/$name.three")"
+	}
+	alone get-64B-P1 -t get $small -n 50000 -c 50 -P 1
+	alone set-64B-P1 -t set $small -n 50000 -c 50 -P 1
+	alone get-64B-P64 -t get $small -n 400000 -c 50 -P 64
+	alone set-64B-P64 -t set $small -n 400000 -c 50 -P 64
+	alone get-1MiB-c1 -t get -d 1048576 -n 500 -c 1
 }
 
-for what in ${ONLY:-redis faces}; do "$what"; done
+faces() {
+	curl -fsS -X PUT "http://127.0.0.1:$s3/bench"
+	"$dir/faces" -tsgrpc "127.0.0.1:$tsgrpc" -s3 "127.0.0.1:$s3" -gcs "127.0.0.1:$gcs" -resp "127.0.0.1:$face" -beside "127.0.0.1:$bare" -beside-http "127.0.0.1:$http" -rounds "$rounds"
+}
+
+for what in ${ONLY:-redis faces three}; do "$what"; done

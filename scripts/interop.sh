@@ -116,7 +116,7 @@ check_curl_s3() { # plain HTTP, and signatures of another implementation
 }
 
 # These start nodes of their own.
-check_minio-go_s3() { cd "$here/test/s3clients" && DRAMNODE_BIN=$program go test -count=1 -run 'TestMinio$' .; }
+check_minio-go_s3() { cd "$here/test/s3clients" && DRAMNODE_BIN=$program go test -count=1 -run 'TestMinio$|TestLongObject$' .; }
 check_aws-sdk-go_s3() { cd "$here/test/s3clients" && DRAMNODE_BIN=$program go test -count=1 -run 'TestAWS$' .; }
 
 check_curl_gcs() {

@@ -1,5 +1,5 @@
 // Command faces measures what one client reads through the faces of a node, one after the other in each round:
-// short and long values by tsgrpc, S3 and Redis, and beside them a bare grpc-go server that sends the same parts, and
+// short and long values by tsgrpc, S3, GCS and Redis, and beside them a bare grpc-go server that sends the same parts, and
 // a bare net/http server that sends the same bytes.
 // scripts/bench-clients.sh starts what it needs.
 package main
@@ -42,6 +42,7 @@ func main() {
 	besideHTTP := flag.String("beside-http", "", "address of the bare bytes")
 	tsgrpc := flag.String("tsgrpc", "", "address of the face")
 	s3 := flag.String("s3", "", "address of the face")
+	gcs := flag.String("gcs", "", "address of the face")
 	resp := flag.String("resp", "", "address of the face")
 	rounds := flag.Int("rounds", 3, "how often everything is measured; the median counts")
 	flag.Parse()
@@ -50,7 +51,7 @@ func main() {
 		go func() { log.Fatal(serveBareHTTP(*bareHTTP)) }()
 		err = serveBare(*bare)
 	} else {
-		err = run(addresses{*tsgrpc, *s3, *resp, *beside, *besideHTTP}, *rounds)
+		err = run(addresses{*tsgrpc, *s3, *gcs, *resp, *beside, *besideHTTP}, *rounds)
 	}
 	if err != nil {
 		log.Fatal(err)
@@ -116,7 +117,7 @@ func serveBareHTTP(addr string) error {
 }
 
 // addresses are those of the faces, and of what stands beside them.
-type addresses struct{ tsgrpc, s3, resp, beside, besideHTTP string }
+type addresses struct{ tsgrpc, s3, gcs, resp, beside, besideHTTP string }
 
 // A reader reads one value and returns its length, headers of messages included.
 type reader func() (bytes int, err error)
@@ -141,6 +142,7 @@ func run(at addresses, rounds int) error {
 	}
 	defer redis.Close()
 	in := bufio.NewReaderSize(redis, 64<<10)
+	byS3, byGCS := "http://"+at.s3+"/bench/", "http://"+at.gcs+"/storage/v1/b/bench/o/"
 	rows := []struct {
 		name string
 		read reader
@@ -148,9 +150,9 @@ func run(at addresses, rounds int) error {
 		mine []float64 // values per second
 	}{
 		{"bare grpc-go 64 MiB", byGRPC(bare, "long"), longBytes, nil}, {"tsgrpc       64 MiB", byGRPC(face, "long"), longBytes, nil},
-		{"bare net/http 4 MiB", byHTTP(at.besideHTTP, "http"), httpBytes, nil}, {"S3           4 MiB", byHTTP(at.s3, "http"), httpBytes, nil},
-		{"tsgrpc       1 MiB", byGRPC(face, "bench/some"), someBytes, nil}, {"S3           1 MiB", byHTTP(at.s3, "some"), someBytes, nil}, {"Redis        1 MiB", byRESP(redis, in, "bench/some"), someBytes, nil},
-		{"tsgrpc       64 B", byGRPC(face, "bench/few"), fewBytes, nil}, {"S3           64 B", byHTTP(at.s3, "few"), fewBytes, nil}, {"Redis        64 B", byRESP(redis, in, "bench/few"), fewBytes, nil},
+		{"bare net/http 4 MiB", byHTTP("http://" + at.besideHTTP), httpBytes, nil}, {"S3           4 MiB", byHTTP(byS3 + "http"), httpBytes, nil}, {"GCS          4 MiB", byHTTP(byGCS + "http?alt=media"), httpBytes, nil},
+		{"tsgrpc       1 MiB", byGRPC(face, "bench/some"), someBytes, nil}, {"S3           1 MiB", byHTTP(byS3 + "some"), someBytes, nil}, {"GCS          1 MiB", byHTTP(byGCS + "some?alt=media"), someBytes, nil}, {"Redis        1 MiB", byRESP(redis, in, "bench/some"), someBytes, nil},
+		{"tsgrpc       64 B", byGRPC(face, "bench/few"), fewBytes, nil}, {"S3           64 B", byHTTP(byS3 + "few"), fewBytes, nil}, {"GCS          64 B", byHTTP(byGCS + "few?alt=media"), fewBytes, nil}, {"Redis        64 B", byRESP(redis, in, "bench/few"), fewBytes, nil},
 	}
 	for range rounds {
 		for i := range rows {
@@ -240,8 +242,7 @@ func byGRPC(c *grpc.ClientConn, key string) reader {
 	}
 }
 
-func byHTTP(addr, key string) reader {
-	url := "http://" + addr + "/bench/" + key
+func byHTTP(url string) reader {
 	return func() (int, error) {
 		r, err := http.Get(url)
 		if err != nil {

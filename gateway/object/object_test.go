@@ -31,7 +31,14 @@ func setup(t *testing.T, change func(*Config)) (*Service, *client.Client) {
 	return s, store
 }
 
-func body(b []byte) Body { return Body{bytes.NewReader(b), int64(len(b))} }
+func body(b []byte) Body { return Body{Reader: bytes.NewReader(b), Size: int64(len(b))} }
+
+// part is content of PutPart, and welcome is a vet of Complete that takes everything.
+func part(b []byte) func(SumKind) (Body, error) {
+	return func(SumKind) (Body, error) { return body(b), nil }
+}
+
+func welcome(Assembly) error { return nil }
 
 func (s *Service) read(t *testing.T, n Name) []byte {
 	t.Helper()
@@ -68,11 +75,11 @@ func TestSweep(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	u, err := s.Begin(ctx, going, nil)
+	u, err := s.Begin(ctx, going, nil, SumKind{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	part, err := s.PutPart(ctx, going, u.ID, 1, body(long))
+	first, err := s.PutPart(ctx, going, u.ID, 1, part(long))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +102,7 @@ func TestSweep(t *testing.T) {
 	if left := keys(t, store, recordKeys); len(left) != 2 {
 		t.Errorf("records %q, want those of kept and lost", left)
 	}
-	if _, err := s.Complete(ctx, going, u.ID, []Chosen{{1, part.Tag()}}); err != nil {
+	if _, err := s.Complete(ctx, going, u.ID, []Chosen{{1, first.Tag()}}, welcome); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Sweep(ctx, time.Now().Add(s.cfg.UploadTimeout+2*sweepSlack)); err != nil {
@@ -258,6 +265,8 @@ func TestManifestLength(t *testing.T) {
 func FuzzManifest(f *testing.F) {
 	f.Add([]byte(`{"n":3,"r":[{"i":"0123456789abcdef01234567","n":3,"c":2}]}`))
 	f.Add([]byte(`{"n":9223372036854775807,"p":[1,-1],"r":[{"i":"0123456789abcdef01234567","n":9223372036854775807,"c":1},{"i":"0123456789abcdef01234567","n":1,"c":1}]}`))
+	f.Add([]byte(`{"n":0,"k":{"a":"crc32","c":true,"v":"NhCmhg==-3"}}`))
+	f.Add([]byte(`{"n":0,"k":{"a":"crc32","v":"NhCmhg==\r\nX: y"}}`))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		m, err := parseManifest(append([]byte(magic), text...))
 		if err != nil {
@@ -272,6 +281,9 @@ func FuzzManifest(f *testing.F) {
 		}
 		if sum != m.Size || sum < 0 {
 			t.Fatalf("%d bytes in runs, %d in all", sum, m.Size)
+		}
+		if told := m.info(m.Generation, m.Size).Sum; told != (Sum{}) && (!told.WellFormed() || strings.ContainsAny(told.Text, "\r\n")) {
+			t.Fatalf("the checksum %+v", told)
 		}
 	})
 }

@@ -223,7 +223,7 @@ func (r *Reader) Pipe(use func(Body) error) error {
 		_, err := r.WriteTo(out)
 		out.CloseWithError(err) // nil stands for io.EOF
 	}()
-	err := use(Body{in, r.End - r.Start})
+	err := use(Body{Reader: in, Size: r.End - r.Start})
 	in.CloseWithError(io.ErrClosedPipe)
 	<-done
 	return err

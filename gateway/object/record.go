@@ -19,6 +19,8 @@ type Info struct {
 	Size       int64 // bytes
 	Modified   time.Time
 	MD5        string            // hexadecimal, of the parts' MD5s where there are parts; "" when it is not known
+	Sum        Sum               // without Algorithm when nothing is known
+	PartSums   []Sum             // of each part, when the upload was begun with a checksum
 	Parts      []int64           // bytes of each part; nil: the object did not come in parts
 	Header     map[string]string // content type and user metadata, by canonical header name
 }
@@ -29,7 +31,9 @@ type record struct {
 	Millis     int64               `json:"t"`           // Unix time of the write
 	Size       int64               `json:"n"`
 	MD5        string              `json:"m,omitempty"`
+	Sum        *Sum                `json:"k,omitempty"` // of an upload without Text: what it is to be
 	Parts      []int64             `json:"p,omitempty"`
+	PartSums   []string            `json:"q,omitempty"` // their texts; the algorithm is that of Sum
 	Header     map[string]string   `json:"h,omitempty"`
 	Chunked    bool                `json:"c,omitempty"` // the value is a manifest
 }
@@ -40,7 +44,25 @@ func (r *record) info(g dramnode.Generation, size int64) Info {
 		// The epoch of a partition begins as Unix time, and every face derives the same from it.
 		return Info{Generation: g, Size: size, Modified: time.Unix(int64(g>>32), 0)}
 	}
-	return Info{Generation: g, Size: r.Size, Modified: time.UnixMilli(r.Millis), MD5: r.MD5, Parts: r.Parts, Header: r.Header}
+	i := Info{Generation: g, Size: r.Size, Modified: time.UnixMilli(r.Millis), MD5: r.MD5, Parts: r.Parts, Header: r.Header}
+	if r.Sum != nil && r.Sum.WellFormed() { // anybody may have written it
+		i.Sum, i.PartSums = *r.Sum, r.partSums()
+	}
+	return i
+}
+
+// partSums are the checksums of the parts, nil when they are not known of each.
+func (r *record) partSums() []Sum {
+	sums := make([]Sum, len(r.Parts))
+	for i := range sums {
+		if len(r.PartSums) == len(r.Parts) {
+			sums[i] = Sum{SumKind{Algorithm: r.Sum.Algorithm}, r.PartSums[i]}
+		}
+		if !sums[i].WellFormed() {
+			return nil
+		}
+	}
+	return sums
 }
 
 // A stored record with the generation of its key.

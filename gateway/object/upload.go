@@ -19,6 +19,7 @@ type Upload struct {
 	Name
 	ID      string
 	Started time.Time
+	Kind    SumKind // of the checksum that the object gets; without Algorithm nobody asked for one
 }
 
 // A Part is one part of an upload.
@@ -26,6 +27,7 @@ type Part struct {
 	Number   int
 	ID       string // unique
 	MD5      string // "" unless they are kept
+	Sums     []Sum  // the first is what the whole's follows from
 	Size     int64
 	Modified time.Time
 }
@@ -42,21 +44,26 @@ func (p Part) Tag() string {
 type storedPart struct {
 	Run    run    `json:"r"`
 	MD5    string `json:"m,omitempty"`
+	Sums   []Sum  `json:"k,omitempty"`
 	Millis int64  `json:"t"`
 }
 
 func (p storedPart) part(number int) Part {
-	return Part{Number: number, ID: string(p.Run.ID), MD5: p.MD5, Size: p.Run.Bytes, Modified: time.UnixMilli(p.Millis)}
+	return Part{Number: number, ID: string(p.Run.ID), MD5: p.MD5, Sums: p.Sums, Size: p.Run.Bytes, Modified: time.UnixMilli(p.Millis)}
 }
 
 // Begin starts an upload. What Complete has not made an object of until Config.UploadTimeout is removed.
-func (s *Service) Begin(ctx context.Context, n Name, header map[string]string) (Upload, error) {
+func (s *Service) Begin(ctx context.Context, n Name, header map[string]string, kind SumKind) (Upload, error) {
 	if err := s.checkWrite(ctx, n, Body{}); err != nil {
 		return Upload{}, err
 	}
 	now := time.Now()
-	u := Upload{Name: n, ID: string(newID(now)), Started: now}
-	text, err := json.Marshal(record{Millis: now.UnixMilli(), Header: header})
+	u := Upload{Name: n, ID: string(newID(now)), Started: now, Kind: kind}
+	r := record{Millis: now.UnixMilli(), Header: header}
+	if kind.Algorithm != "" {
+		r.Sum = &Sum{SumKind: kind}
+	}
+	text, err := json.Marshal(r)
 	if err != nil {
 		return Upload{}, fmt.Errorf("object: %w", err)
 	}
@@ -86,22 +93,36 @@ func (s *Service) upload(ctx context.Context, n Name, upload string) (record, er
 	return r, nil
 }
 
-// PutPart stores a part; one of the same number before it is replaced.
-func (s *Service) PutPart(ctx context.Context, n Name, upload string, number int, body Body) (Part, error) {
+// kind is what checksum an upload is to get.
+func (r *record) kind() SumKind {
+	if r.Sum == nil || !r.Sum.Valid(true) {
+		return SumKind{}
+	}
+	return r.Sum.SumKind
+}
+
+// PutPart stores a part; one of the same number before it is replaced. What the part is may depend on the checksum that
+// the upload is to get. Its first sum should be of that algorithm, or of DefaultSum when there is none.
+func (s *Service) PutPart(ctx context.Context, n Name, upload string, number int, content func(SumKind) (Body, error)) (Part, error) {
 	if number < 1 || number > MaxParts {
 		return Part{}, fmt.Errorf("%w: part %d, want 1 to %d", dramnode.ErrInvalid, number, MaxParts)
 	}
+	u, err := s.upload(ctx, n, upload)
+	if err != nil {
+		return Part{}, err
+	}
+	body, err := content(u.kind())
+	if err != nil {
+		return Part{}, err
+	}
 	if body.Size < 0 || body.Size > MaxBytes {
 		return Part{}, fmt.Errorf("object: %w: a part of %d bytes, the limit is %d", dramnode.ErrTooLarge, body.Size, int64(MaxBytes))
-	}
-	if _, err := s.upload(ctx, n, upload); err != nil {
-		return Part{}, err
 	}
 	chunks, sum, err := s.putChunks(ctx, n, body)
 	if err != nil {
 		return Part{}, err
 	}
-	stored := storedPart{Run: chunks, MD5: sum, Millis: time.Now().UnixMilli()}
+	stored := storedPart{Run: chunks, MD5: sum, Sums: body.sums(), Millis: time.Now().UnixMilli()}
 	text, err := json.Marshal(stored)
 	if err != nil {
 		return Part{}, fmt.Errorf("object: %w", err)
@@ -120,21 +141,21 @@ func (s *Service) PutPart(ctx context.Context, n Name, upload string, number int
 }
 
 // Parts lists the parts of an upload by number.
-func (s *Service) Parts(ctx context.Context, n Name, upload string) ([]Part, error) {
-	if _, err := s.upload(ctx, n, upload); err != nil {
-		return nil, err
+func (s *Service) Parts(ctx context.Context, n Name, upload string) (parts []Part, kind SumKind, err error) {
+	u, err := s.upload(ctx, n, upload)
+	if err != nil {
+		return nil, kind, err
 	}
 	stored, err := s.parts(ctx, id(upload))
 	if err != nil {
-		return nil, err
+		return nil, kind, err
 	}
-	var parts []Part
 	for number := 1; number <= MaxParts && len(parts) < len(stored); number++ {
 		if p, ok := stored[number]; ok {
 			parts = append(parts, p.part(number))
 		}
 	}
-	return parts, nil
+	return parts, u.kind(), nil
 }
 
 func (s *Service) parts(ctx context.Context, upload id) (map[int]storedPart, error) {
@@ -169,8 +190,16 @@ type Chosen struct {
 	Tag    string
 }
 
-// Complete makes an object of these parts by one conditional write. It may be asked again.
-func (s *Service) Complete(ctx context.Context, n Name, upload string, chosen []Chosen, when ...client.Option) (Info, error) {
+// An Assembly is what Complete is about to make an object of.
+type Assembly struct {
+	Size  int64
+	Parts []Part
+	Kind  SumKind // that Begin was told
+	Sum   Sum     // of the object
+}
+
+// Complete makes an object of these parts by one conditional write, unless vet objects. It may be asked again.
+func (s *Service) Complete(ctx context.Context, n Name, upload string, chosen []Chosen, vet func(Assembly) error, when ...client.Option) (Info, error) {
 	r, err := s.upload(ctx, n, upload)
 	if errors.Is(err, ErrNoUpload) {
 		return s.completed(ctx, n, id(upload), err)
@@ -182,8 +211,15 @@ func (s *Service) Complete(ctx context.Context, n Name, upload string, chosen []
 	if err != nil {
 		return Info{}, err
 	}
-	m, err := s.assemble(r, stored, chosen)
+	m, parts, err := s.assemble(r, stored, chosen)
 	if err != nil {
+		return Info{}, err
+	}
+	a := Assembly{Size: m.Size, Parts: parts, Kind: r.kind()}
+	if m.Sum != nil {
+		a.Sum = *m.Sum
+	}
+	if err := vet(a); err != nil {
 		return Info{}, err
 	}
 	m.Upload = id(upload)
@@ -211,37 +247,53 @@ func (s *Service) completed(ctx context.Context, n Name, upload id, otherwise er
 }
 
 // assemble checks the choice and makes the manifest.
-func (s *Service) assemble(r record, stored map[int]storedPart, chosen []Chosen) (manifest, error) {
-	m := manifest{record: record{Millis: time.Now().UnixMilli(), Header: r.Header, Chunked: true}}
+func (s *Service) assemble(r record, stored map[int]storedPart, chosen []Chosen) (m manifest, parts []Part, err error) {
+	m = manifest{record: record{Millis: time.Now().UnixMilli(), Header: r.Header, Chunked: true}}
 	for i := 1; i < len(chosen); i++ {
 		if chosen[i].Number <= chosen[i-1].Number {
-			return m, fmt.Errorf("%w: %d after %d", ErrPartOrder, chosen[i].Number, chosen[i-1].Number)
+			return m, nil, fmt.Errorf("%w: %d after %d", ErrPartOrder, chosen[i].Number, chosen[i-1].Number)
 		}
 	}
 	sums := md5.New()
+	var taken []storedPart
 	for i, c := range chosen {
 		p, ok := stored[c.Number]
 		switch {
 		case !ok || p.part(c.Number).Tag() != strings.Trim(c.Tag, `"`):
-			return m, fmt.Errorf("%w: %d with tag %q", ErrPart, c.Number, c.Tag)
+			return m, nil, fmt.Errorf("%w: %d with tag %q", ErrPart, c.Number, c.Tag)
 		case i < len(chosen)-1 && p.Run.Bytes < s.cfg.MinPartBytes:
-			return m, fmt.Errorf("%w: part %d has %d bytes, want at least %d", ErrPartTooSmall, c.Number, p.Run.Bytes, s.cfg.MinPartBytes)
+			return m, nil, fmt.Errorf("%w: part %d has %d bytes, want at least %d", ErrPartTooSmall, c.Number, p.Run.Bytes, s.cfg.MinPartBytes)
 		}
 		m.Size += p.Run.Bytes
 		m.Parts, m.Runs = append(m.Parts, p.Run.Bytes), append(m.Runs, p.Run)
+		taken, parts = append(taken, p), append(parts, p.part(c.Number))
 		sum, err := hex.DecodeString(p.MD5)
 		if err != nil {
-			return m, fmt.Errorf("object: %w: MD5 of part %d", dramnode.ErrCorrupt, c.Number)
+			return m, nil, fmt.Errorf("object: %w: MD5 of part %d", dramnode.ErrCorrupt, c.Number)
 		}
 		sums.Write(sum)
 	}
 	if len(chosen) == 0 || m.Size > MaxBytes {
-		return m, fmt.Errorf("object: %w: %d parts of %d bytes, want 1 to %d parts of at most %d", dramnode.ErrTooLarge, len(chosen), m.Size, MaxParts, int64(MaxBytes))
+		return m, nil, fmt.Errorf("object: %w: %d parts of %d bytes, want 1 to %d parts of at most %d", dramnode.ErrTooLarge, len(chosen), m.Size, MaxParts, int64(MaxBytes))
 	}
 	if s.cfg.MD5 {
 		m.MD5 = text(sums)
 	}
-	return m, nil
+	kind := r.kind()
+	if kind.Algorithm == "" {
+		kind.Algorithm = DefaultSum
+	}
+	sum, ok := combine(kind, taken)
+	if !ok {
+		return m, parts, nil
+	}
+	m.Sum = &sum
+	for _, p := range taken {
+		if r.Sum != nil {
+			m.PartSums = append(m.PartSums, p.Sums[0].Text)
+		}
+	}
+	return m, parts, nil
 }
 
 // Abort removes an upload and its parts.
@@ -300,12 +352,30 @@ func (s *Service) Uploads(ctx context.Context, bucket, prefix, afterKey, afterID
 			continue
 		}
 		if len(uploads) == limit {
-			return uploads, true, nil
+			return uploads, true, s.kinds(ctx, uploads)
 		}
-		uploads = append(uploads, Upload{n, string(i), i.made()})
+		uploads = append(uploads, Upload{Name: n, ID: string(i), Started: i.made()})
 	}
 	if len(uploads) == 0 {
-		err = s.checkBucketNow(ctx, bucket)
+		return nil, false, s.checkBucketNow(ctx, bucket)
 	}
-	return uploads, false, err
+	return uploads, false, s.kinds(ctx, uploads)
+}
+
+// kinds fills in what checksums uploads are to get. One that has ended meanwhile gets none.
+func (s *Service) kinds(ctx context.Context, uploads []Upload) error {
+	keys := make([][]byte, len(uploads))
+	for i, u := range uploads {
+		keys[i] = u.uploadKey(id(u.ID))
+	}
+	for i, got := range s.store.MultiGet(ctx, keys) {
+		r := storedRecord(got.Value, got.Err)
+		if r.err != nil {
+			return r.err
+		}
+		if r.record != nil {
+			uploads[i].Kind = r.kind()
+		}
+	}
+	return nil
 }

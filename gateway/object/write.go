@@ -19,6 +19,23 @@ import (
 type Body struct {
 	Reader io.Reader
 	Size   int64
+	Sums   func() []Sum // of the whole content once Reader has ended, the first one to be kept; nil: none
+}
+
+// sums are those of a body that was read; nil when there are none.
+func (b Body) sums() []Sum {
+	if b.Sums == nil {
+		return nil
+	}
+	return b.Sums()
+}
+
+// sum is the one to be kept.
+func (b Body) sum() *Sum {
+	if sums := b.sums(); len(sums) > 0 {
+		return &sums[0]
+	}
+	return nil
 }
 
 // Put writes an object with one conditional write at its owner. The only condition is client.IfGeneration.
@@ -35,14 +52,14 @@ func (s *Service) Put(ctx context.Context, n Name, body Body, header map[string]
 		if err != nil {
 			return Info{}, err
 		}
-		r.MD5 = sum
+		r.MD5, r.Sum = sum, body.sum()
 		return s.commit(ctx, n, r, later, func() (dramnode.Generation, error) { return s.store.PutBuffer(ctx, n.valueKey(), b, when...) }, b.Release)
 	}
 	chunks, sum, err := s.putChunks(ctx, n, body)
 	if err != nil {
 		return Info{}, err
 	}
-	r.MD5, r.Chunked = sum, true
+	r.MD5, r.Sum, r.Chunked = sum, body.sum(), true
 	info, err := s.putManifest(ctx, n, manifest{record: r, Runs: []run{chunks}}, later, when)
 	s.staged.remove(body.Size)
 	if err != nil && !errors.Is(err, dramnode.ErrUnknownOutcome) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -423,6 +424,66 @@ func TestOwnerDies(t *testing.T) {
 	}
 	wg.Wait()
 	u.want(bulk("2"), "GET "+mine)
+}
+
+// When an owner dies in the middle of a pipeline, of which some is answered, some is under way and one command has come
+// by half, every command gets its reply in its place, and keys of other owners are as their writers were told.
+func TestOwnerDiesInPipeline(t *testing.T) {
+	cluster := gatewaytest.NewCluster(t, 3, 128<<20)
+	cluster.Timeout = time.Second // for each of the few commands that need the dead one
+	addr, _ := serve(t, Config{}, cluster, 0)
+	inside := cluster.Inside(0)
+	mine, theirs := string(cluster.Owned(0, inside, "k")), string(cluster.Owned(2, inside, "k"))
+	const n = 600 // 38 MiB of replies, far more than the buffers between the face and its client
+	const every = 150
+	value := func(i int) string { return strings.Repeat(strconv.Itoa(i%10), 64<<10) + strconv.Itoa(i) }
+	u := dial(t, addr)
+	sent := make(chan struct{})
+	go func() {
+		defer close(sent)
+		for i := range n {
+			commands := slices.Concat(encode("SET", mine, value(i)), encode("GET", mine))
+			if i%every == 0 {
+				commands = append(commands, encode("SET", theirs, value(i))...)
+			}
+			if _, err := u.nc.Write(commands); err != nil {
+				return // a missing reply shows it
+			}
+		}
+		last := encode("SET", theirs, strings.Repeat("x", 1<<20))
+		_, _ = u.nc.Write(last[:1<<19])
+		_, _ = u.nc.Write(append(last[1<<19:], encode("PING")...))
+	}()
+	fails := 0
+	failed := func(got string) bool {
+		return strings.HasPrefix(got, "-CLUSTERDOWN ") || strings.HasPrefix(got, "-TRYAGAIN ") || strings.Contains(got, dramnode.ErrUnknownOutcome.Error())
+	}
+	for i := range n {
+		if i == n/20 {
+			cluster.Kill(2)
+		}
+		if got := u.reply(); got != "+OK\r\n" {
+			t.Fatalf("write %d of a living owner: %.200q", i, got)
+		}
+		if got := u.reply(); got != bulk(value(i)) {
+			t.Fatalf("read %d: %.200q", i, got)
+		}
+		if i%every != 0 {
+			continue
+		}
+		if got := u.reply(); got != "+OK\r\n" && !failed(got) {
+			t.Fatalf("write %d of a dead owner: %.200q", i, got)
+		} else if got != "+OK\r\n" {
+			fails++
+		}
+	}
+	<-sent
+	if got := u.reply(); !failed(got) {
+		t.Errorf("the write that was cut in two: %.200q", got)
+	}
+	if got := u.reply(); got != "+PONG\r\n" || fails == 0 {
+		t.Errorf("behind it: %q, after %d errors", got, fails)
+	}
 }
 
 func TestFaultOf(t *testing.T) {

@@ -4,18 +4,13 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/md5"
-	"crypto/sha1"
 	"crypto/sha256"
-	"crypto/sha512"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash"
-	"hash/crc32"
-	"hash/crc64"
 	"io"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -29,59 +24,39 @@ const (
 	streamUnsignedTrailer = "STREAMING-UNSIGNED-PAYLOAD-TRAILER"
 )
 
-// checksums are the algorithms of x-amz-checksum-NAME.
-var checksums = map[string]func() hash.Hash{
-	"crc32":     func() hash.Hash { return crc32.NewIEEE() },
-	"crc32c":    func() hash.Hash { return crc32.New(crc32.MakeTable(crc32.Castagnoli)) },
-	"crc64nvme": func() hash.Hash { return crc64.New(crc64.MakeTable(0x9a6c9329ac4bc9b5)) },
-	"md5":       md5.New,
-	"sha1":      sha1.New,
-	"sha256":    sha256.New,
-	"sha512":    sha512.New,
-}
-
-const checksumPrefix = "X-Amz-Checksum-"
-
-// notSums are headers with the prefix of checksums that hold none.
-var notSums = []string{"Algorithm", "Mode", "Type"}
-
 // body is the content of r, which fails at its end unless it is what the headers promise.
-func (r *request) body() (object.Body, error) {
+func (r *request) body() (*checkedReader, error) {
 	how := r.header("X-Amz-Content-Sha256")
-	b := object.Body{Reader: r.Request.Body, Size: r.ContentLength}
-	checked := &checkedReader{}
+	b := &checkedReader{r: r.Request.Body, size: r.ContentLength}
 	switch how {
 	case streamSigned, streamSignedTrailer, streamUnsignedTrailer:
 		size, err := strconv.ParseInt(r.header("X-Amz-Decoded-Content-Length"), 10, 64)
 		if err != nil || size < 0 {
-			return b, errCode(missingLength, "You must provide the X-Amz-Decoded-Content-Length header.")
+			return nil, errCode(missingLength, "You must provide the X-Amz-Decoded-Content-Length header.")
 		}
-		c := newChunks(b.Reader, size)
+		c := newChunks(b.r, size)
 		c.trailers, c.signedTrailers = how != streamSigned, how == streamSignedTrailer
 		if how != streamUnsignedTrailer {
 			c.who = r.who
 		}
-		checked.trailer = c.trailer
-		b.Reader, b.Size = c, size
+		b.trailer, b.r, b.size = c.trailer, c, size
 	case "", unsignedPayload:
 	default:
 		if err := checkContentHash(how); err != nil {
-			return b, err
+			return nil, err
 		}
 		want, err := hex.DecodeString(how)
 		if err != nil {
-			return b, err // never
+			return nil, err // never
 		}
 		if r.who != nil || len(r.cfg.Keys) == 0 {
-			checked.add(sha256.New(), func() ([]byte, error) { return want, nil }, errCode(contentHash, "The provided 'x-amz-content-sha256' header does not match what was computed."))
+			b.add("", sha256.New(), func() ([]byte, error) { return want, nil }, errCode(contentHash, "The provided 'x-amz-content-sha256' header does not match what was computed."))
 		}
 	}
-	if b.Size < 0 {
-		return b, errCode(missingLength, "You must provide the Content-Length HTTP header.")
+	if b.size < 0 {
+		return nil, errCode(missingLength, "You must provide the Content-Length HTTP header.")
 	}
-	checked.r = b.Reader
-	b.Reader = checked
-	return b, r.promised(checked)
+	return b, r.promised(b)
 }
 
 // promised adds the checks that headers ask for.
@@ -91,88 +66,32 @@ func (r *request) promised(c *checkedReader) error {
 		if err != nil || len(want) != md5.Size {
 			return errCode(invalidDigest, "The Content-Md5 you specified is not valid.")
 		}
-		c.add(md5.New(), func() ([]byte, error) { return want, nil }, errCode(badDigest, "The Content-MD5 you specified did not match what we received."))
+		c.add("", md5.New(), func() ([]byte, error) { return want, nil }, errCode(badDigest, "The Content-MD5 you specified did not match what we received."))
 	}
 	return r.promisedChecksum(c)
 }
 
-// promisedChecksum adds the check of the one checksum that there may be, in a header or behind the body.
-func (r *request) promisedChecksum(c *checkedReader) error {
-	var names []string
-	for header := range r.Request.Header {
-		if name, ok := strings.CutPrefix(header, checksumPrefix); ok && !slices.Contains(notSums, name) {
-			names = append(names, strings.ToLower(name))
-		}
-	}
-	trailer := r.header("X-Amz-Trailer")
-	if trailer != "" {
-		name, ok := strings.CutPrefix(strings.ToLower(strings.TrimSpace(trailer)), strings.ToLower(checksumPrefix))
-		if !ok {
-			return errCode(invalidRequest, "The value specified in the x-amz-trailer header is not supported")
-		}
-		names = append(names, name)
-	}
-	if len(names) == 0 {
-		return nil
-	}
-	if len(names) > 1 {
-		return errCode(invalidRequest, "Expecting a single x-amz-checksum- header. Multiple checksum Types are not allowed.")
-	}
-	name := names[0]
-	newHash, ok := checksums[name]
-	if !ok {
-		return errCode(notImplemented, "The checksum "+name+" is not implemented.")
-	}
-	if announced := r.header("X-Amz-Sdk-Checksum-Algorithm"); announced != "" && !strings.EqualFold(announced, name) {
-		return errCode(invalidRequest, "Value for x-amz-sdk-checksum-algorithm header is invalid.")
-	}
-	header := strings.ToLower(checksumPrefix) + name
-	sum := newHash()
-	wrong := errCode(badDigest, "The "+strings.ToUpper(name)+" you specified did not match the calculated checksum.")
-	if trailer != "" {
-		c.add(sum, func() ([]byte, error) { return c.trailing(header, sum.Size()) }, wrong)
-		return nil
-	}
-	want, err := base64.StdEncoding.DecodeString(r.header(header))
-	if err != nil || len(want) != sum.Size() {
-		return errCode(invalidRequest, "Value for "+header+" header is invalid.")
-	}
-	c.add(sum, func() ([]byte, error) { return want, nil }, wrong)
-	return nil
-}
-
-// trailing is the checksum of so many bytes that came behind the body.
-func (c *checkedReader) trailing(header string, size int) ([]byte, error) {
-	text := ""
-	if c.trailer != nil {
-		text = c.trailer(header)
-	}
-	if text == "" {
-		return nil, errCode(malformedTrailer, "The request contained trailing data that was not well-formed or did not conform to our published schema.")
-	}
-	want, err := base64.StdEncoding.DecodeString(text)
-	if err != nil || len(want) != size {
-		return nil, errCode(invalidRequest, "Value for "+header+" trailing header is invalid.")
-	}
-	return want, nil
-}
-
-// A checkedReader hashes what it reads and fails at the end when a hash is not as promised.
+// A checkedReader is a body. It hashes what it reads and fails at the end when a hash is not as promised.
 type checkedReader struct {
 	r       io.Reader
+	size    int64
 	checks  []check
 	trailer func(name string) string // valid at the end
 }
 
 type check struct {
+	algorithm string // of a checksum that may be kept; "" for other hashes
 	hash.Hash
-	want func() ([]byte, error)
+	want func() ([]byte, error) // nil: nobody promised anything
 	err  error
 }
 
-func (c *checkedReader) add(h hash.Hash, want func() ([]byte, error), err error) {
-	c.checks = append(c.checks, check{h, want, err})
+func (c *checkedReader) add(algorithm string, h hash.Hash, want func() ([]byte, error), err error) {
+	c.checks = append(c.checks, check{algorithm, h, want, err})
 }
+
+// body is c for package object, with the checksums that it has.
+func (c *checkedReader) body() object.Body { return object.Body{Reader: c, Size: c.size, Sums: c.sums} }
 
 // Read implements io.Reader.
 func (c *checkedReader) Read(p []byte) (int, error) {
@@ -184,6 +103,9 @@ func (c *checkedReader) Read(p []byte) (int, error) {
 		return n, err
 	}
 	for _, k := range c.checks {
+		if k.want == nil {
+			continue
+		}
 		want, err := k.want()
 		if err != nil {
 			return n, err

@@ -216,7 +216,7 @@ func (r *request) listObjects() error {
 		case e.Prefix:
 			out.CommonPrefixes = append(out.CommonPrefixes, prefixXML{encode(e.Key)})
 		default:
-			o := objectXML{Key: encode(e.Key), LastModified: stamp(e.Modified), ETag: quote(r.etag(e.Info)), Size: e.Size, StorageClass: "STANDARD"}
+			o := objectXML{Key: encode(e.Key), LastModified: stamp(e.Modified), ETag: quote(r.etag(e.Info)), Size: e.Size, StorageClass: "STANDARD", wholeSumXML: kindXML(e.Sum.SumKind)}
 			if withOwner {
 				o.Owner = &owner
 			}

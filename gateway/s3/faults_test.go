@@ -88,6 +88,38 @@ func TestNodeDies(t *testing.T) {
 	}
 }
 
+// Clients that ask for a long object and take nothing of it hold one window each, whatever the object's length, and hold up
+// nobody else; and each gets what it asked for when it reads on.
+func TestSlowReaders(t *testing.T) {
+	const readers = 8
+	c := gatewaytest.NewCluster(t, 1, 128<<20)
+	b := setupOn(t, c, 0, nil)
+	value := random(40 << 20) // in chunks, and more than the kernel's buffers
+	b.do("PUT", "/b/long", nil, value).want(t, 200, "")
+	var slow []*bufio.Reader
+	for range readers {
+		slow = append(slow, bufio.NewReader(b.talk("GET /b/long HTTP/1.1\r\nHost: x\r\n\r\n")))
+	}
+	for _, r := range slow {
+		if _, err := r.Peek(1); err != nil { // it is being answered
+			t.Fatal(err)
+		}
+	}
+	for range 20 {
+		b.do("HEAD", "/b/long", nil, nil).want(t, 200, "")
+		if leased := c.Node(0).Info().Memory.Leased; leased > readers*8<<20 {
+			t.Fatalf("%d bytes are leased for %d slow readers", leased, readers)
+		}
+	}
+	reply, err := http.ReadResponse(slow[0], nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(reply.Body); err != nil || !bytes.Equal(got, value) {
+		t.Errorf("%d bytes of %d, %v", len(got), len(value), err)
+	}
+}
+
 // A client that has said all it wants to, and closes its side, gets its answers.
 func TestHalfClosed(t *testing.T) {
 	b := setup(t, 2, nil)

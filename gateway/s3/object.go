@@ -1,6 +1,7 @@
 package s3
 
 import (
+	"cmp"
 	"encoding/xml"
 	"errors"
 	"fmt"
@@ -120,6 +121,9 @@ func (r *request) getObject() error {
 		r.w.Header().Set("Content-Range", fmt.Sprintf("bytes */%d", o.Size))
 		return errCode(invalidRange, "The requested range is not satisfiable")
 	}
+	if r.wantsSum() {
+		r.tellReadSum(o.Info)
+	}
 	h := r.w.Header()
 	h.Set("Content-Length", strconv.FormatInt(end-start, 10))
 	if ranged {
@@ -192,10 +196,12 @@ func (r *request) putObject() error {
 	if err != nil {
 		return err
 	}
-	i, err := r.objects.Put(r.Context(), r.name, body, header, when...)
+	body.keep(cmp.Or(body.given(), object.DefaultSum))
+	i, err := r.objects.Put(r.Context(), r.name, body.body(), header, when...)
 	if err != nil {
 		return refusedWrite(err, ifMatch)
 	}
+	r.tellWholeSum(i.Sum)
 	r.w.Header().Set("ETag", quote(r.etag(i)))
 	r.w.WriteHeader(http.StatusOK)
 	return nil
@@ -222,8 +228,11 @@ func (r *request) deleteObject() error {
 // source opens what a copy copies.
 func (r *request) source() (*object.Reader, error) {
 	path, err := url.PathUnescape(strings.TrimPrefix(r.header("X-Amz-Copy-Source"), "/"))
+	if err != nil {
+		return nil, errCode(invalidArgument, "Invalid copy source encoding")
+	}
 	path, version, versioned := strings.Cut(path, "?versionId=")
-	if err != nil || versioned && version != "null" {
+	if versioned && version != "null" {
 		return nil, errCode(invalidArgument, "Copy Source must mention the source bucket and key: sourcebucket/sourcekey.")
 	}
 	var from object.Name
@@ -264,6 +273,10 @@ func (r *request) copyObject() error {
 	if err != nil {
 		return err
 	}
+	algorithm, err := r.knownAlgorithm()
+	if err != nil {
+		return err
+	}
 	directive := r.header("X-Amz-Metadata-Directive")
 	replace := directive == "REPLACE"
 	if !replace && directive != "" && directive != "COPY" {
@@ -290,13 +303,15 @@ func (r *request) copyObject() error {
 	}
 	var i object.Info
 	err = o.Pipe(func(body object.Body) (err error) {
-		i, err = r.objects.Put(r.Context(), r.name, body, header, when...)
+		c := &checkedReader{r: body.Reader, size: body.Size}
+		c.keep(cmp.Or(algorithm, o.Sum.Algorithm, object.DefaultSum))
+		i, err = r.objects.Put(r.Context(), r.name, c.body(), header, when...)
 		return err
 	})
 	if err != nil {
 		return refusedWrite(err, ifMatch)
 	}
-	return r.reply(http.StatusOK, copyXML{XMLName: xml.Name{Local: "CopyObjectResult"}, ETag: quote(r.etag(i)), LastModified: stamp(i.Modified)})
+	return r.reply(http.StatusOK, copyXML{XMLName: xml.Name{Local: "CopyObjectResult"}, ETag: quote(r.etag(i)), LastModified: stamp(i.Modified), Sums: sumsXML(i.Sum), ChecksumType: kindXML(i.Sum.SumKind).ChecksumType})
 }
 
 func (r *request) acl() error {

@@ -761,11 +761,12 @@ func TestChecksums(t *testing.T) {
 	for _, bad := range []map[string]string{
 		{"X-Amz-Checksum-Sha256": "AAAA"}, {"X-Amz-Checksum-Crc64nvme": "!"}, {"X-Amz-Checksum-Crc32": ""}, {"X-Amz-Checksum-Crc32": good, "X-Amz-Checksum-Crc32c": good},
 		{"X-Amz-Checksum-Crc32": good, "X-Amz-Sdk-Checksum-Algorithm": "SHA1"}, {"X-Amz-Trailer": "x-other"},
+		{"X-Amz-Sdk-Checksum-Algorithm": "CRC32"}, {"X-Amz-Checksum-Crc128": "AAAAAA=="},
 	} {
 		b.do("PUT", "/b/bad", bad, value).want(t, 400, "InvalidRequest")
 	}
 	b.do("PUT", "/b/bad", map[string]string{"X-Amz-Trailer": "x-amz-checksum-crc32"}, value).want(t, 400, "MalformedTrailerError") // of a body that has none
-	b.do("PUT", "/b/bad", map[string]string{"X-Amz-Checksum-Xxhash64": "AAAAAAAAAAA="}, value).want(t, 501, "NotImplemented")
+	b.do("PUT", "/b/bad", map[string]string{"X-Amz-Checksum-Xxhash64": "AAAAAAAAAAA="}, value).want(t, 400, "BadDigest")
 	b.do("PUT", "/b/bad", map[string]string{"Content-MD5": "short"}, value).want(t, 400, "InvalidDigest")
 	b.do("PUT", "/b/bad", map[string]string{"X-Amz-Content-Sha256": strings.Repeat("0", 64)}, value).want(t, 400, "XAmzContentSHA256Mismatch")
 	b.do("GET", "/b/bad", nil, nil).want(t, 404, "NoSuchKey")

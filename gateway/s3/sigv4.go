@@ -179,14 +179,14 @@ func parseClaim(credential, signed, signature string, presigned bool) (*claim, e
 		access: strings.Join(parts[:at], "/"), day: parts[at], region: parts[at+1], service: parts[at+2], terminator: parts[at+3],
 		signed: strings.Split(signed, ";"), signature: signature, presigned: presigned,
 	}
-	if _, err := time.Parse("20060102", c.day); err != nil {
-		return nil, malformed(presigned, `incorrect date format %q. This date in the credential must be in the format "yyyyMMdd".`, c.day)
-	}
 	if c.service != "s3" {
 		return nil, malformed(presigned, `incorrect service %q. This endpoint belongs to "s3".`, c.service)
 	}
 	if c.terminator != "aws4_request" {
 		return nil, malformed(presigned, `incorrect terminal %q. This endpoint uses "aws4_request".`, c.terminator)
+	}
+	if _, err := time.Parse("20060102", c.day); err != nil {
+		return nil, malformed(presigned, `incorrect date format %q. This date in the credential must be in the format "yyyyMMdd".`, c.day)
 	}
 	if !slices.IsSorted(c.signed) || !slices.Contains(c.signed, "host") {
 		return nil, malformed(presigned, "SignedHeaders must be sorted and contain host.")

@@ -1,12 +1,12 @@
 package s3
 
 import (
+	"cmp"
 	"encoding/xml"
-	"errors"
 	"fmt"
 	"net/http"
-	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/dramnode/dramnode/gateway/object"
 )
@@ -18,9 +18,17 @@ func (r *request) beginUpload() error {
 	if err != nil {
 		return err
 	}
-	u, err := r.objects.Begin(r.Context(), r.name, header)
+	kind, err := r.sumKind()
 	if err != nil {
 		return err
+	}
+	u, err := r.objects.Begin(r.Context(), r.name, header, kind)
+	if err != nil {
+		return err
+	}
+	if kind.Algorithm != "" {
+		r.w.Header().Set(checksumPrefix+"Algorithm", strings.ToUpper(kind.Algorithm))
+		r.w.Header().Set(checksumPrefix+"Type", typeOf(kind))
 	}
 	return r.reply(http.StatusOK, beginXML{Namespace: namespace, Bucket: r.name.Bucket, Key: r.name.Key, UploadID: u.ID})
 }
@@ -43,9 +51,18 @@ func (r *request) putPart() error {
 	if err != nil {
 		return err
 	}
-	p, err := r.objects.PutPart(r.Context(), r.name, r.get("uploadId"), n, body)
+	told := body.given()
+	p, err := r.objects.PutPart(r.Context(), r.name, r.get("uploadId"), n, func(k object.SumKind) (object.Body, error) {
+		told = cmp.Or(told, k.Algorithm)
+		return body.body(), body.ofPart(k)
+	})
 	if err != nil {
 		return r.missing(err)
+	}
+	for _, s := range p.Sums {
+		if s.Algorithm == told {
+			r.tellSum(s)
+		}
 	}
 	r.w.Header().Set("ETag", quote(p.Tag()))
 	r.w.WriteHeader(http.StatusOK)
@@ -63,14 +80,24 @@ func (r *request) copyPart() error {
 	}
 	defer o.Close()
 	var p object.Part
+	var sum object.Sum
 	err = o.Pipe(func(body object.Body) (err error) {
-		p, err = r.objects.PutPart(r.Context(), r.name, r.get("uploadId"), n, body)
+		c := &checkedReader{r: body.Reader, size: body.Size}
+		var kind object.SumKind
+		p, err = r.objects.PutPart(r.Context(), r.name, r.get("uploadId"), n, func(k object.SumKind) (object.Body, error) {
+			kind = k
+			c.keep(cmp.Or(k.Algorithm, object.DefaultSum))
+			return c.body(), nil
+		})
+		if err == nil && kind.Algorithm != "" {
+			sum = p.Sums[0]
+		}
 		return err
 	})
 	if err != nil {
 		return r.missing(err)
 	}
-	return r.reply(http.StatusOK, copyXML{XMLName: xml.Name{Local: "CopyPartResult"}, ETag: quote(p.Tag()), LastModified: stamp(p.Modified)})
+	return r.reply(http.StatusOK, copyXML{XMLName: xml.Name{Local: "CopyPartResult"}, ETag: quote(p.Tag()), LastModified: stamp(p.Modified), Sums: sumsXML(sum)})
 }
 
 func (r *request) completeUpload() error {
@@ -87,6 +114,7 @@ func (r *request) completeUpload() error {
 		return errMalformedXML
 	}
 	var chosen []object.Chosen
+	var said []object.Sum
 	for _, p := range asked.Parts {
 		if p.ETag == "" || p.PartNumber == nil {
 			return errMalformedXML
@@ -94,47 +122,55 @@ func (r *request) completeUpload() error {
 		if *p.PartNumber < 1 {
 			return errCode(invalidArgument, "PartNumber must be >= 1")
 		}
-		chosen = append(chosen, object.Chosen{Number: *p.PartNumber, Tag: p.ETag})
+		sum, err := saidOfPart(p.Sums)
+		if err != nil {
+			return err
+		}
+		chosen, said = append(chosen, object.Chosen{Number: *p.PartNumber, Tag: p.ETag}), append(said, sum)
 	}
-	if err := r.promisedSize(chosen); err != nil {
+	if err := r.checkPromises(); err != nil {
 		return err
 	}
-	i, err := r.objects.Complete(r.Context(), r.name, r.get("uploadId"), chosen, when...)
+	i, err := r.objects.Complete(r.Context(), r.name, r.get("uploadId"), chosen, func(a object.Assembly) error { return r.vet(a, said) }, when...)
 	if err != nil {
 		return refusedWrite(r.missing(err), ifMatch)
 	}
 	location := "http://" + r.Host + r.URL.EscapedPath()
-	return r.reply(http.StatusOK, completedXML{Namespace: namespace, Location: location, Bucket: r.name.Bucket, Key: r.name.Key, ETag: quote(r.etag(i))})
+	return r.reply(http.StatusOK, completedXML{Namespace: namespace, Location: location, Bucket: r.name.Bucket, Key: r.name.Key, ETag: quote(r.etag(i)), Sums: sumsXML(i.Sum), ChecksumType: kindXML(i.Sum.SumKind).ChecksumType})
 }
 
-// promisedSize holds the size of the whole that a Complete may name against its parts. An upload that is not there any
-// more is left to Complete, which knows whether this is the same request again.
-func (r *request) promisedSize(chosen []object.Chosen) error {
+// promisedSize is the size of the whole that a Complete may name; -1 when it names none.
+func (r *request) promisedSize() (int64, error) {
 	text := r.header("X-Amz-Mp-Object-Size")
 	if text == "" {
-		return nil
+		return -1, nil
 	}
-	want, err := number(text)
+	size, err := number(text)
 	if err != nil {
-		return errCode(invalidRequest, "Value for x-amz-mp-object-size header is invalid: '"+text+"'")
+		return 0, errCode(invalidRequest, "Value for x-amz-mp-object-size header is invalid: '"+text+"'")
 	}
-	parts, err := r.objects.Parts(r.Context(), r.name, r.get("uploadId"))
-	if errors.Is(err, object.ErrNoUpload) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	size := int64(0)
-	for _, p := range parts {
-		if slices.ContainsFunc(chosen, func(c object.Chosen) bool { return c.Number == p.Number }) {
-			size += p.Size
+	return size, nil
+}
+
+// checkPromises refuses headers of a Complete that cannot be right, whatever the upload.
+func (r *request) checkPromises() error {
+	_, sizeErr := r.promisedSize()
+	_, _, sumErr := r.saidOfWhole()
+	return cmp.Or(sizeErr, sumErr)
+}
+
+// vet holds what a Complete says of the parts, and of the whole, against them.
+func (r *request) vet(a object.Assembly, said []object.Sum) error {
+	for i, p := range a.Parts {
+		if err := vetPart(a.Kind, p, said[i]); err != nil {
+			return err
 		}
 	}
-	if size != want {
-		return errCode(invalidRequest, fmt.Sprintf("The provided 'x-amz-mp-object-size' header value %d does not match what was computed: %d", want, size))
+	want, err := r.promisedSize()
+	if err == nil && want >= 0 && want != a.Size {
+		err = errCode(invalidRequest, fmt.Sprintf("The provided 'x-amz-mp-object-size' header value %d does not match what was computed: %d", want, a.Size))
 	}
-	return nil
+	return cmp.Or(err, r.vetWhole(a))
 }
 
 func (r *request) abortUpload() error {
@@ -153,13 +189,14 @@ func (r *request) listParts() error {
 	if err != nil {
 		return errCode(invalidArgument, "part-number-marker must be a number.")
 	}
-	parts, err := r.objects.Parts(r.Context(), r.name, r.get("uploadId"))
+	parts, kind, err := r.objects.Parts(r.Context(), r.name, r.get("uploadId"))
 	if err != nil {
 		return r.missing(err)
 	}
 	out := partsXML{
 		Namespace: namespace, Bucket: r.name.Bucket, Key: r.name.Key, UploadID: r.get("uploadId"),
 		Initiator: owner, Owner: owner, StorageClass: "STANDARD", PartNumberMarker: int(after), MaxParts: limit,
+		wholeSumXML: kindXML(kind),
 	}
 	for _, p := range parts {
 		if int64(p.Number) <= after {
@@ -169,7 +206,11 @@ func (r *request) listParts() error {
 			out.IsTruncated = true
 			break
 		}
-		out.Parts = append(out.Parts, partXML{p.Number, stamp(p.Modified), quote(p.Tag()), p.Size})
+		part := partXML{PartNumber: p.Number, LastModified: stamp(p.Modified), ETag: quote(p.Tag()), Size: p.Size}
+		if kind.Algorithm != "" && len(p.Sums) > 0 {
+			part.Sums = sumsXML(p.Sums[0])
+		}
+		out.Parts = append(out.Parts, part)
 		out.NextPartNumberMarker = p.Number
 	}
 	return r.reply(http.StatusOK, out)
@@ -196,7 +237,7 @@ func (r *request) listUploads() error {
 		Prefix: encode(r.get("prefix")), MaxUploads: limit, EncodingType: r.get("encoding-type"), IsTruncated: more,
 	}
 	for _, u := range uploads {
-		out.Uploads = append(out.Uploads, uploadXML{encode(u.Key), u.ID, owner, owner, "STANDARD", stamp(u.Started)})
+		out.Uploads = append(out.Uploads, uploadXML{encode(u.Key), u.ID, owner, owner, "STANDARD", stamp(u.Started), kindXML(u.Kind)})
 	}
 	if more {
 		last := uploads[len(uploads)-1]

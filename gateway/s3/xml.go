@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
 )
 
@@ -40,6 +39,7 @@ type objectXML struct {
 	Key          string
 	LastModified string
 	ETag         string
+	wholeSumXML
 	Size         int64
 	Owner        *ownerXML
 	StorageClass string
@@ -107,6 +107,8 @@ type copyXML struct {
 	XMLName      xml.Name
 	ETag         string
 	LastModified string
+	Sums         []sumXML
+	ChecksumType string `xml:",omitempty"`
 }
 
 type beginXML struct {
@@ -122,16 +124,19 @@ type completeXML struct {
 	Parts   []struct {
 		PartNumber *int
 		ETag       string
+		Sums       []sumXML `xml:",any"`
 	} `xml:"Part"`
 }
 
 type completedXML struct {
-	XMLName   xml.Name `xml:"CompleteMultipartUploadResult"`
-	Namespace string   `xml:"xmlns,attr"`
-	Location  string
-	Bucket    string
-	Key       string
-	ETag      string
+	XMLName      xml.Name `xml:"CompleteMultipartUploadResult"`
+	Namespace    string   `xml:"xmlns,attr"`
+	Location     string
+	Bucket       string
+	Key          string
+	ETag         string
+	Sums         []sumXML
+	ChecksumType string `xml:",omitempty"`
 }
 
 type partXML struct {
@@ -139,17 +144,19 @@ type partXML struct {
 	LastModified string
 	ETag         string
 	Size         int64
+	Sums         []sumXML
 }
 
 type partsXML struct {
-	XMLName              xml.Name `xml:"ListPartsResult"`
-	Namespace            string   `xml:"xmlns,attr"`
-	Bucket               string
-	Key                  string
-	UploadID             string `xml:"UploadId"`
-	Initiator            ownerXML
-	Owner                ownerXML
-	StorageClass         string
+	XMLName      xml.Name `xml:"ListPartsResult"`
+	Namespace    string   `xml:"xmlns,attr"`
+	Bucket       string
+	Key          string
+	UploadID     string `xml:"UploadId"`
+	Initiator    ownerXML
+	Owner        ownerXML
+	StorageClass string
+	wholeSumXML
 	PartNumberMarker     int
 	NextPartNumberMarker int
 	MaxParts             int
@@ -164,6 +171,7 @@ type uploadXML struct {
 	Owner        ownerXML
 	StorageClass string
 	Initiated    string
+	wholeSumXML
 }
 
 type uploadsXML struct {
@@ -241,10 +249,10 @@ func (r *request) read(document any, mayMiss bool) error {
 	if err != nil {
 		return err
 	}
-	if body.Size > maxDocument {
+	if body.size > maxDocument {
 		return errCode(malformedXML, "The document is too long.")
 	}
-	text, err := io.ReadAll(body.Reader)
+	text, err := io.ReadAll(body)
 	if err != nil {
 		return err
 	}
@@ -260,13 +268,6 @@ func (r *request) read(document any, mayMiss bool) error {
 // readUnchecked is read for a document whose checksum headers are about something else.
 func (r *request) readUnchecked(document any) error {
 	plain := *r
-	h := r.Request.Clone(r.Context())
-	h.Body = r.Request.Body
-	for name := range h.Header {
-		if strings.HasPrefix(name, checksumPrefix) {
-			h.Header.Del(name)
-		}
-	}
-	plain.Request = h
+	plain.Request = r.headersOfBody()
 	return plain.read(document, false)
 }

@@ -387,6 +387,54 @@ func TestOwnerDies(t *testing.T) {
 	u.mustWrite(string(own), []byte("v"))
 }
 
+// When an owner dies in the middle of a read or a write, what was read is never wrong, the write says that it may not be
+// applied, and values of other owners stay as they were.
+func TestOwnerDiesInRequest(t *testing.T) {
+	u, key, cluster := twoNodes(t, Config{})
+	own := string(cluster.Owned(0, cluster.Inside(0), "mine"))
+	u.mustWrite(own, []byte("v"))
+	_, want, _ := u.mustRead(&pb.ReadRequest{Key: key})
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	slow := dial(t, u.Target(), grpc.WithInitialWindowSize(64<<10), grpc.WithInitialConnWindowSize(64<<10))
+	read, err := slow.Read(ctx, &pb.ReadRequest{Key: key})
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, err := read.Recv()
+	if err != nil {
+		t.Fatal(err)
+	}
+	write, err := u.Write(ctx)
+	if err == nil {
+		err = write.Send(&pb.WriteRequest{Key: key, ValuePart: random(partBytes)})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	cluster.Kill(1)
+	got := first.ValuePart
+	for err == nil {
+		var m *pb.ReadResponse
+		if m, err = read.Recv(); err == nil {
+			got = append(got, m.ValuePart...)
+		}
+	}
+	if !bytes.HasPrefix(want, got) || errors.Is(err, io.EOF) && len(got) != len(want) {
+		t.Errorf("a read of %d bytes ends after %d, %v", len(want), len(got), err)
+	}
+	if err := write.Send(&pb.WriteRequest{ValuePart: random(partBytes)}); err != nil && !errors.Is(err, io.EOF) {
+		t.Errorf("the rest of a write: %v", err)
+	}
+	_, err = write.CloseAndRecv()
+	if code := status.Code(err); code != codes.DeadlineExceeded && code != codes.Unavailable && code != codes.Unknown {
+		t.Errorf("the write: %v", err)
+	}
+	if _, got, _ := u.mustRead(&pb.ReadRequest{Key: []byte(own)}); string(got) != "v" {
+		t.Errorf("a value of the other owner is %q", got)
+	}
+}
+
 func TestLimits(t *testing.T) {
 	store := gatewaytest.NewCluster(t, 1, 64<<20).Inside(0)
 	f := newFace(Config{MaxConns: 2, MaxInFlight: 3}, store)

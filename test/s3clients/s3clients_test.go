@@ -5,8 +5,10 @@ package s3clients
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -140,6 +142,109 @@ func testMinio(t *testing.T, c *minio.Client) {
 	}
 }
 
+// An object as long as objects may be, when DRAMNODE_HUGE is set (make huge), and a tenth of a GiB otherwise, comes in parts
+// through one node of three and goes through another, whole and by a range across the border of two parts.
+func TestLongObject(t *testing.T) {
+	size, memory := int64(100<<20+1), "256MiB"
+	if os.Getenv("DRAMNODE_HUGE") != "" {
+		size, memory = 5<<30, "3GiB"
+	}
+	const partBytes = 32 << 20
+	clients := cluster(t, 3, memory)
+	ctx := t.Context()
+	if err := clients[0].MakeBucket(ctx, "bkt", minio.MakeBucketOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	put, err := clients[0].PutObject(ctx, "bkt", "long", io.LimitReader(content(), size), size, minio.PutObjectOptions{PartSize: partBytes, NumThreads: 2, Checksum: minio.ChecksumFullObjectCRC32C})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := clients[1].GetObject(ctx, "bkt", "long", minio.GetObjectOptions{Checksum: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := crc32.New(crc32.MakeTable(crc32.Castagnoli))
+	if n, err := same(io.TeeReader(got, sum), content()); err != nil || n != size {
+		t.Fatalf("after %d bytes of %d: %v", n, size, err)
+	}
+	stat, err := clients[1].StatObject(ctx, "bkt", "long", minio.StatObjectOptions{Checksum: true})
+	want := base64.StdEncoding.EncodeToString(sum.Sum(nil))
+	if err != nil || stat.Size != size || stat.ETag != put.ETag || stat.ChecksumCRC32C != want || put.ChecksumCRC32C != want {
+		t.Errorf("%v: %+v of %+v, the sum is %s", err, stat, put, want)
+	}
+	part := minio.GetObjectOptions{}
+	border := size / partBytes / 2 * partBytes
+	if err := part.SetRange(border-1000, border+999); err != nil {
+		t.Fatal(err)
+	}
+	middle, err := clients[2].GetObject(ctx, "bkt", "long", part)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := content()
+	if _, err := io.CopyN(io.Discard, all, border-1000); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := same(middle, all); err != nil || n != 2000 {
+		t.Errorf("a range: after %d bytes, %v", n, err)
+	}
+	if err := clients[2].RemoveObject(ctx, "bkt", "long", minio.RemoveObjectOptions{}); err != nil {
+		t.Error(err)
+	}
+}
+
+// content is bytes without end, the same each time.
+func content() io.Reader { return rand.NewChaCha8([32]byte{2}) }
+
+// same reads got to its end, compares it with want, and returns how many bytes are as they should be.
+func same(got, want io.Reader) (n int64, err error) {
+	a, b := make([]byte, 1<<20), make([]byte, 1<<20)
+	for {
+		read, err := io.ReadFull(got, a)
+		if _, err := io.ReadFull(want, b[:read]); err != nil {
+			return n, err
+		}
+		if !bytes.Equal(a[:read], b[:read]) {
+			return n, errors.New("other bytes")
+		}
+		n += int64(read)
+		if err == io.EOF || err == io.ErrUnexpectedEOF {
+			return n, nil
+		}
+		if err != nil {
+			return n, err
+		}
+	}
+}
+
+// cluster starts nodes, with a client for each.
+func cluster(t *testing.T, nodes int, memory string) (clients []*minio.Client) {
+	t.Helper()
+	program, err := binary.Build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var first *proc.Node
+	for i := range nodes {
+		addr := proc.Address(t, nil)
+		o := proc.Options{Name: fmt.Sprint("n", i), Memory: memory, Args: []string{"--s3", addr, "--upload-memory", "6GiB"}, Env: []string{"DRAMNODE_S3_KEYS=" + access + ":" + secret}}
+		if first != nil {
+			o.Join = []string{first.GossipAddr()}
+		}
+		n := proc.Start(t, program, o)
+		n.WaitReady()
+		if first == nil {
+			first = n
+		}
+		c, err := minio.New(addr, &minio.Options{Creds: credentials.NewStaticV4(access, secret, ""), TrailingHeaders: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		clients = append(clients, c)
+	}
+	return clients
+}
+
 func TestAWS(t *testing.T) {
 	for _, mode := range []string{"generation", "md5"} {
 		t.Run(mode, func(t *testing.T) {
@@ -176,6 +281,12 @@ func testAWS(t *testing.T, c *s3.Client) {
 		case "CRC32", "CRC32C", "CRC64NVME", "SHA1", "SHA256":
 			_, err = c.PutObject(ctx, &s3.PutObjectInput{Bucket: bkt, Key: aws.String("sum-" + string(algorithm)), Body: strings.NewReader("x"), ChecksumAlgorithm: algorithm})
 			must(err)
+			// The client checks what it reads against the checksum that the answer tells.
+			got, err := c.GetObject(ctx, &s3.GetObjectInput{Bucket: bkt, Key: aws.String("sum-" + string(algorithm)), ChecksumMode: types.ChecksumModeEnabled})
+			must(err)
+			if body, err := io.ReadAll(got.Body); err != nil || string(body) != "x" || got.ChecksumType != types.ChecksumTypeFullObject {
+				t.Errorf("%s: %q, %v, type %q", algorithm, body, err, got.ChecksumType)
+			}
 		}
 	}
 	put, err := c.PutObject(ctx, &s3.PutObjectInput{Bucket: bkt, Key: key, Body: strings.NewReader("hello"), Metadata: map[string]string{"who": "me"}})
