@@ -115,6 +115,9 @@ func (b *Batch) Do(ctx context.Context) {
 	deadline := c.deadlineFrom(ctx, now)
 	for _, i := range b.live {
 		b.ops[i].deadline, b.ops[i].now = deadline, now
+		if b.ops[i].kind != wire.KindGet {
+			b.ops[i].number()
+		}
 	}
 	if len(b.live) > 1 {
 		c.doAll(ctx, b.ops, b.live, b.ended)
@@ -171,7 +174,6 @@ func (b *Batch) Reset() {
 	for i := range b.ops {
 		b.ops[i].end(b.client)
 	}
-	b.writes.end()
 	if len(b.ops) > keptOps {
 		b.ops, b.ends, b.live = nil, nil, nil
 	}

@@ -3,6 +3,7 @@ package client
 import (
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"github.com/dramnode/dramnode"
 	"github.com/dramnode/dramnode/transport"
@@ -20,6 +21,8 @@ type call struct {
 	done   chan struct{} // gets one token when reply is complete, if somebody waits by then
 	slot   bool          // holds one of client.slots until complete
 	flight *flight       // that is told when it is complete, instead of somebody who waits
+	reader *load         // that counts it until it is complete
+	began  time.Time     // with reader: if the time is to be taken
 
 	header []byte  // of the request
 	copied []byte  // the request's body when it is short
@@ -82,6 +85,15 @@ func (a *call) load(body []byte, large *Buffer) {
 	a.refs.Store(refs)
 }
 
+// reads counts a at the replica that it goes to.
+func (a *call) reads(to route) {
+	a.reader, a.began = &to.to.load, time.Time{}
+	a.reader.waiting.Add(1)
+	if to.sample {
+		a.began = time.Now()
+	}
+}
+
 // Release implements transport.Releaser for the request's body.
 func (a *call) Release(uint64) {
 	if a.large != nil {
@@ -128,6 +140,10 @@ func (a *call) Complete(_ *transport.Call, header, body []byte, err error) {
 	}
 	if err == nil && r.header.Kind != wire.Kind(a.header[0]) {
 		r.err = fmt.Errorf("%w: a reply of kind %d to a request of kind %d", errReply, r.header.Kind, a.header[0])
+	}
+	if a.reader != nil {
+		a.reader.done(a.began)
+		a.reader = nil
 	}
 	if a.slot {
 		a.slot = false

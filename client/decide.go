@@ -4,8 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/dramnode/dramnode"
+	"github.com/dramnode/dramnode/control"
+	"github.com/dramnode/dramnode/ring"
 	"github.com/dramnode/dramnode/wire"
 )
 
@@ -15,54 +18,105 @@ type step uint8
 const (
 	stepDone    step = iota // the reply is good
 	stepFail                // the error is final
-	stepRetry               // after a pause
+	stepRetry               // at another replica, or after a pause
 	stepRefresh             // after fetching the newer table that the reply told of
 )
 
-// decide says what follows an attempt that ended with a transport error or with a status. It keeps the
-// promise of package dramnode: a write is sent again only when it was certainly not applied.
-func decide(write bool, err error, status wire.Status, newerTable bool) step {
+// A past is what decides beside the end of an attempt.
+type past struct {
+	write    bool // reads are sent again whatever became of an attempt
+	recorded bool // replicas remember writes: one that may have been executed is sent again with the same id
+	doubt    bool // an attempt before may have been executed
+}
+
+// decide says what follows an attempt that ended with a transport error or with a status, and whether it may
+// have been executed. It keeps the promise of package dramnode: a write is executed once.
+func decide(p past, err error, status wire.Status, newerTable bool) (s step, doubt bool) {
 	if err != nil {
-		return decideError(write, err)
+		return decideError(p, err)
 	}
 	switch status {
 	case wire.StatusOK:
-		return stepDone
-	case wire.StatusNotOwner, wire.StatusUnavailable:
+		return stepDone, false
+	case wire.StatusNotOwner, wire.StatusUnavailable, wire.StatusNoQuorum:
 		if newerTable {
-			return stepRefresh
+			return stepRefresh, false
 		}
-		return stepRetry
+		return stepRetry, false
 	case wire.StatusBusy, wire.StatusClosed: // a node that closes did not apply it; its partitions move
-		return stepRetry
+		return stepRetry, false
 	case wire.StatusUnknownOutcome:
-		if write {
-			return stepFail
+		if s, doubt = p.unknown(); s == stepRetry && newerTable {
+			s = stepRefresh
 		}
-		return stepRetry
+		return s, doubt
+	case wire.StatusNoMemory, wire.StatusDegraded:
+		if p.doubt { // nodes look for room before they look for a record
+			return stepRetry, false
+		}
 	}
-	return stepFail
+	return stepFail, false
 }
 
-func decideError(write bool, err error) step {
+func decideError(p past, err error) (s step, doubt bool) {
 	var place *placeError
 	switch {
 	case errors.As(err, &place):
-		if write || !errors.Is(err, dramnode.ErrBusy) {
-			return stepFail
+		if p.write || !errors.Is(err, dramnode.ErrBusy) {
+			return stepFail, p.write
 		}
-		return stepRetry
+		return stepRetry, false
+	case errors.Is(err, errReply):
+		return stepFail, p.write
 	case errors.Is(err, dramnode.ErrNotAuthorised):
-		return stepFail
+		return stepFail, false
 	case errors.Is(err, dramnode.ErrUnknownOutcome):
-		if write {
-			return stepFail
-		}
-		return stepRetry
+		return p.unknown()
 	case errors.Is(err, dramnode.ErrUnavailable), errors.Is(err, dramnode.ErrBusy):
-		return stepRetry
+		return stepRetry, false
 	}
-	return stepFail
+	return stepFail, false
+}
+
+// unknown is what follows an attempt of which nobody knows whether it was executed.
+func (p past) unknown() (s step, doubt bool) {
+	if p.write && !p.recorded {
+		return stepFail, true
+	}
+	return stepRetry, p.write
+}
+
+// recordsKept reports whether what replicas of a partition remembered by the table before is remembered by the table
+// now. Otherwise a write that was executed would be executed again, over what others have written since.
+func recordsKept(before, now *control.Table, p ring.Partition) bool {
+	return before.ClusterID == now.ClusterID && before.Rows[p].Losses == now.Rows[p].Losses
+}
+
+var errRecordsLost = fmt.Errorf("client: %w: an attempt may have been applied before the partition was lost", dramnode.ErrUnknownOutcome)
+
+const (
+	// recordedLife is for how long a write may be sent again in a replicated cluster: replicas keep records for
+	// longer than any copy of it lives.
+	recordedLife = 30 * time.Second
+
+	attemptLeast = time.Second
+	attemptRate  = 16 << 20 // bytes per second
+	attemptLoops = 5        // doublings
+)
+
+// attemptLimit is how long one attempt of a write of this length may take where it can be sent again: the primary may be cut
+// off from the others. It doubles with each attempt that got no answer.
+func attemptLimit(bytes, unanswered int) time.Duration {
+	return (attemptLeast + time.Duration(bytes)*time.Second/attemptRate) << min(unanswered, attemptLoops)
+}
+
+// lastWord is the error for the caller when err, of the latest attempt, is the last. After an attempt that may have been
+// executed only what replicas remember says anything about the write as a whole.
+func lastWord(doubt bool, err error) error {
+	if !doubt || errors.Is(err, dramnode.ErrUnknownOutcome) || errors.Is(err, dramnode.ErrGenerationMismatch) || errors.Is(err, dramnode.ErrNotFound) {
+		return err
+	}
+	return fmt.Errorf("%w: an earlier attempt may have been applied; the last one: %v", dramnode.ErrUnknownOutcome, err)
 }
 
 // failure is the error for the caller after an attempt that was not stepDone.

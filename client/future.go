@@ -52,7 +52,8 @@ func (c *Client) StartGet(ctx context.Context, key []byte, opts ...Option) *Futu
 
 // StartPut is Put that does not wait for the answer; see StartGet. The value must not change before
 // Wait returned. It waits for memory too when the value is long, so somebody must Wait for earlier
-// futures before all of Config.MemoryBytes are in use.
+// futures before all of Config.MemoryBytes are in use; and replicas keep records of all the client's writes from
+// the first future on that nobody waits for.
 func (c *Client) StartPut(ctx context.Context, key, value []byte, opts ...Option) *Future[dramnode.Generation] {
 	f := &Future[dramnode.Generation]{client: c, ctx: ctx, result: generation}
 	if f.err = c.preparePut(ctx, &f.op, key, value, opts); f.err != nil {

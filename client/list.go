@@ -5,11 +5,13 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"math/bits"
 	"slices"
 	"time"
 
 	"github.com/dramnode/dramnode"
 	"github.com/dramnode/dramnode/control"
+	"github.com/dramnode/dramnode/ring"
 	"github.com/dramnode/dramnode/wire"
 )
 
@@ -116,7 +118,7 @@ func (c *Client) page(ctx context.Context, r wire.ListRequest) (page []Entry, mo
 }
 
 // DeleteRange deletes the keys that q means and returns how many there were. Limit and After must be
-// empty. After an error some may be deleted.
+// empty. After an error some may be deleted. What an attempt deleted whose answer was lost is not counted.
 func (c *Client) DeleteRange(ctx context.Context, q Query) (deleted uint64, err error) {
 	r, err := q.request()
 	if err != nil {
@@ -135,19 +137,28 @@ func (c *Client) DeleteRange(ctx context.Context, q Query) (deleted uint64, err 
 // scatter asks the owner of every partition once and calls got with each good reply. A node that has lost
 // a partition meanwhile refuses; then the partitions that are left are asked for by the newer table.
 func (c *Client) scatter(ctx context.Context, kind wire.Kind, r wire.ListRequest, got func(*reply) error) error {
-	s := scatter{client: c, kind: kind, request: r, got: got, deadline: c.deadline(ctx)}
-	s.left = newBitmap(len(c.Table().Rows))
+	s := scatter{client: c, request: r, got: got, numbers: numbers{acks: &c.acks}}
+	s.of = op{kind: kind, deadline: c.deadline(ctx), numbers: &s.numbers}
+	v := c.view.Load()
+	s.left = newBitmap(len(v.table.Rows))
+	if kind == wire.KindDeleteRange {
+		defer s.numbers.end()
+		c.asWrite(&s.of, wire.WriteExt{})
+		s.of.number()
+		s.doubted = make([]*view, len(v.table.Rows))
+		if v.recorded() {
+			s.of.deadline = earlier(s.of.deadline, time.Now().Add(recordedLife))
+		}
+	}
 	for {
 		if err := ctx.Err(); err != nil {
-			return fmt.Errorf("client: %w: %w", dramnode.ErrUnavailable, context.Cause(ctx))
+			return s.lastWord(fmt.Errorf("client: %w: %w", dramnode.ErrUnavailable, context.Cause(ctx)))
 		}
 		if err := s.prepare(c.view.Load()); err != nil {
-			for _, i := range s.live {
-				s.ops[i].end(c) // those that were prepared: their numbers must not stay in use
-			}
-			return err
+			return s.lastWord(err)
 		}
 		retry, leader, next := c.round(ctx, s.ops, s.live, s.end)
+		s.noteDoubts()
 		err := s.err
 		if err == nil && len(retry) > 0 {
 			err = c.again(ctx, &s.ops[leader], next)
@@ -156,61 +167,115 @@ func (c *Client) scatter(ctx context.Context, kind wire.Kind, r wire.ListRequest
 			s.ops[i].end(c)
 		}
 		if err != nil || len(retry) == 0 {
-			return err
+			return s.lastWord(err)
 		}
+		s.of.try++
 	}
 }
 
-// A scatter is one request to all owners.
+// A scatter is one request to all owners. As a write it has one id: each partition keeps its own record of it.
 type scatter struct {
-	client   *Client
-	kind     wire.Kind
-	request  wire.ListRequest
-	got      func(*reply) error
-	deadline time.Time
+	client  *Client
+	request wire.ListRequest
+	got     func(*reply) error
+	of      op // what all ops begin as
+	numbers numbers
 
-	left bitmap   // partitions without answer
-	sets []bitmap // by member, twice: what it is asked for that stays, and what is on the move
-	ops  []op     // by set
-	live []int    // sets that are asked for
-	err  error
+	left    bitmap   // partitions without answer
+	doubted []*view  // of a write, by partition; as in op
+	sets    []bitmap // what each op asks for
+	ops     []op
+	live    []int // all of them
+	err     error
 }
 
-// prepare makes an op for each member that owns partitions which are left. Those on the move are asked
-// for apart, so that a refusal because of one of them does not cost the answer for all the others.
+// A listShare is what one op asks for: partitions on the move apart, so that a refusal because of one of them does not cost
+// the answer for all the others; and those of a write that is remembered by their epoch, which fences it.
+type listShare struct {
+	owner  uint16
+	moving bool
+	fence  uint32
+}
+
+// prepare makes an op for each share of the partitions that are left.
 func (s *scatter) prepare(v *view) error {
-	t, c := v.table, s.client
+	t := v.table
 	if len(newBitmap(len(t.Rows))) != len(s.left) {
 		return fmt.Errorf("client: %w: the cluster was replaced by another", dramnode.ErrUnavailable)
 	}
-	members := len(t.Members)
-	s.sets, s.ops, s.live = make([]bitmap, 2*members), make([]op, 2*members), nil
+	var shares []listShare
+	at := map[listShare]int{}
+	s.sets = nil
 	for p, row := range t.Rows {
 		if !s.left.has(p) {
 			continue
 		}
-		i := int(row.Owner)
-		if row.MoveTo != control.None {
-			i += members
+		share := listShare{owner: row.Owner, moving: row.MoveTo != control.None}
+		if v.recorded() && s.of.write() {
+			share.fence = row.Epoch
+			if d := s.doubted[p]; d != nil && !recordsKept(d.table, t, ring.Partition(p)) {
+				return errRecordsLost
+			}
 		}
-		if s.sets[i] == nil {
-			s.sets[i] = make(bitmap, len(s.left))
-			s.live = append(s.live, i)
+		i, ok := at[share]
+		if !ok {
+			i = len(shares)
+			at[share] = i
+			shares = append(shares, share)
+			s.sets = append(s.sets, make(bitmap, len(s.left)))
 		}
 		s.sets[i].set(p)
 	}
-	for _, i := range s.live {
-		to, err := c.member(v, uint16(i%members))
+	return s.fill(v, shares)
+}
+
+func (s *scatter) fill(v *view, shares []listShare) error {
+	s.ops, s.live = make([]op, len(shares)), s.live[:0]
+	for i, share := range shares {
+		to, err := s.client.member(v, share.owner)
 		if err != nil {
 			return err
 		}
+		o := &s.ops[i]
+		*o = s.of
+		o.to, o.fence, o.bounded = to, share.fence, true
+		s.sets[i].each(func(p int) {
+			if s.of.write() && s.doubted[p] != nil {
+				o.doubted = s.doubted[p]
+			}
+		})
 		s.request.Partitions = s.sets[i]
-		s.ops[i] = op{kind: s.kind, to: to, deadline: s.deadline, body: wire.AppendListRequest(nil, &s.request)}
-		if s.kind == wire.KindDeleteRange {
-			c.asWrite(&s.ops[i], wire.WriteExt{})
-		}
+		o.body = wire.AppendListRequest(nil, &s.request)
+		s.live = append(s.live, i)
 	}
 	return nil
+}
+
+// noteDoubts notes the partitions where the attempts of this round may have been executed.
+func (s *scatter) noteDoubts() {
+	before := s.of.unanswered
+	for _, i := range s.live {
+		o := &s.ops[i]
+		if o.unanswered == before {
+			continue
+		}
+		s.of.unanswered = before + 1
+		s.sets[i].each(func(p int) {
+			if s.doubted[p] == nil {
+				s.doubted[p] = o.view
+			}
+		})
+	}
+}
+
+// lastWord is err, unless a partition without answer may have been changed.
+func (s *scatter) lastWord(err error) error {
+	if err == nil || s.doubted == nil {
+		return err
+	}
+	doubt := false
+	s.left.each(func(p int) { doubt = doubt || s.doubted[p] != nil })
+	return lastWord(doubt, err)
 }
 
 func (s *scatter) end(i int, err error) {
@@ -238,6 +303,14 @@ func newBitmap(n int) bitmap {
 
 func (b bitmap) set(i int)      { b[i/64] |= 1 << (i % 64) }
 func (b bitmap) has(i int) bool { return b[i/64]>>(i%64)&1 == 1 }
+
+func (b bitmap) each(do func(i int)) {
+	for k, w := range b {
+		for ; w != 0; w &= w - 1 {
+			do(64*k + bits.TrailingZeros64(w))
+		}
+	}
+}
 
 func (b bitmap) clear(other bitmap) {
 	for i, w := range other {

@@ -165,7 +165,7 @@ func TestMulti(t *testing.T) {
 			}
 		}
 	}
-	if c.MultiGet(ctx, nil) == nil || len(c.acks.done) != 0 {
+	if c.MultiGet(ctx, nil) == nil || c.acks.first != c.acks.next {
 		t.Error("leftovers")
 	}
 }

@@ -32,26 +32,41 @@ type op struct {
 	counter  uint64        // of a write
 	numbers  *numbers      // where counter is from, which also ends it; nil: from Client.acks
 	slot     bool          // the next attempt frees one of Client.slots
+	fence    uint32        // with to: an epoch; 0: none
 
 	call *call // the current attempt, with its reply after await
 	sent route
 	view *view // at the time of the attempt
 	try  int
-	err  error
+	err  error // what the caller gets if the latest attempt was the last
+
+	doubted    *view // of the first attempt that may have been executed; nil: none may
+	unanswered int   // attempts that may have been executed
+	bounded    bool  // timeout or deadline is within recordedLife
+	over       bool  // there must be no other attempt
+	tried      uint8 // replicas that were asked since the last pause; see candidate
+	others     bool  // there are replicas that were not
 }
 
 func (o *op) write() bool { return o.counter != 0 }
 
-// asWrite gives o its idempotency id, the same for all attempts.
+// asWrite gives o its idempotency id, the same for all attempts; to an op with numbers only those do.
 func (c *Client) asWrite(o *op, e wire.WriteExt) {
 	e.Client = c.id
-	if o.numbers != nil {
-		e.Counter, e.FirstUnacked = o.numbers.begin()
-	} else {
+	if o.numbers == nil {
 		e.Counter, e.FirstUnacked = c.acks.begin(1)
+		o.counter = e.Counter
 	}
-	o.counter = e.Counter
 	o.extBytes = len(wire.AppendWriteExt(o.ext[:0], e))
+}
+
+// number gives o the counter that asWrite left out. A batch does it when it is about to be sent: until a counter is
+// answered, nodes keep records of all the client's writes from there on.
+func (o *op) number() {
+	e, _ := wire.ParseWriteExt(o.ext[:o.extBytes]) // asWrite made it
+	e.Counter, e.FirstUnacked = o.numbers.begin()
+	o.counter = e.Counter
+	wire.AppendWriteExt(o.ext[:0], e)
 }
 
 // start sends one attempt and does not wait.
@@ -65,9 +80,11 @@ func (c *Client) start(o *op) {
 func (c *Client) prepare(o *op) bool {
 	o.call = nil
 	o.view = c.view.Load()
-	o.sent = route{to: o.to}
+	o.sent = route{to: o.to, epoch: o.fence}
 	if o.to == nil {
-		if o.sent, o.err = c.route(o.view, o.key); o.err != nil {
+		var err error
+		if o.sent, err = c.route(o.view, o); err != nil {
+			o.err = lastWord(o.doubted != nil, err)
 			return false
 		}
 	}
@@ -77,6 +94,11 @@ func (c *Client) prepare(o *op) bool {
 			o.now = time.Now()
 		}
 		left = o.deadline.Sub(o.now)
+	}
+	recorded := o.view.recorded()
+	all := left
+	if recorded && o.write() {
+		left = o.bound(left)
 	}
 	a := c.newCall()
 	h := wire.Header{
@@ -94,14 +116,43 @@ func (c *Client) prepare(o *op) bool {
 	if h.Epoch != 0 {
 		h.Flags |= wire.FlagFence
 	}
-	h.Flags |= c.direct.flags(o.kind, o.sent)
+	if o.sent.relay {
+		h.Flags |= wire.FlagRelay
+	}
+	if !recorded { // a place does not tell of a replica's lease
+		h.Flags |= c.direct.flags(o.kind, o.sent)
+	}
 	a.header = wire.AppendHeader(a.header[:0], &h)
 	a.sent.Deadline, a.sent.Timeout = o.deadline, o.timeout
+	if left < all {
+		a.sent.Timeout = left
+		if !o.deadline.IsZero() {
+			a.sent.Deadline = o.now.Add(left)
+		}
+	}
+	if o.sent.read {
+		a.reads(o.sent)
+	}
 	a.sent.Sum = transport.Sum{Wanted: o.kind == wire.KindGet && !c.cfg.NoVerify}
 	a.slot, o.slot = o.slot, false
 	o.call, o.now = a, time.Time{}
 	a.load(o.body, o.large)
 	return true
+}
+
+// bound returns how long the attempt of a write that replicas remember may take, of what is left. The first
+// attempt also limits all that follow.
+func (o *op) bound(left time.Duration) time.Duration {
+	if !o.bounded {
+		o.bounded = true
+		left = min(left, recordedLife)
+		if o.deadline.IsZero() {
+			o.timeout = left
+		} else {
+			o.deadline = earlier(o.deadline, o.now.Add(left))
+		}
+	}
+	return min(left, attemptLimit(o.bodyBytes(), o.unanswered))
 }
 
 // until is when o must have ended, counted from now if nothing was sent yet.
@@ -121,6 +172,9 @@ func budget(left time.Duration) uint32 {
 func (c *Client) await(ctx context.Context, o *op) step {
 	a := o.call
 	if a == nil { // it could not be sent
+		if o.over {
+			return stepFail
+		}
 		return stepRetry
 	}
 	if a.state.CompareAndSwap(callSent, callAwaited) {
@@ -136,7 +190,7 @@ func (c *Client) await(ctx context.Context, o *op) step {
 // settle says what follows from the reply.
 func (c *Client) settle(o *op) step {
 	r := &o.call.reply
-	newer, lost := false, false
+	newer, lost, cut := false, false, false
 	if r.err != nil {
 		lost = !errors.As(r.err, new(*placeError))
 		o.sent.to.trusted.Store(!lost)
@@ -145,14 +199,24 @@ func (c *Client) settle(o *op) step {
 		if r.header.Status == wire.StatusNotOwner && !newer {
 			newer = !o.sent.to.isMember(o.view.table)
 		}
+		cut = o.view.recorded() && r.header.Status == wire.StatusNoQuorum // so others may know of a newer table
 	}
-	s := decide(o.write(), r.err, r.header.Status, newer)
+	s, doubt := decide(past{o.write(), o.view.recorded(), o.doubted != nil}, r.err, r.header.Status, newer)
+	if doubt {
+		o.unanswered++
+		if o.doubted == nil {
+			o.doubted = o.view
+		}
+	}
 	if s != stepDone {
-		o.err = failure(o.write(), r)
+		o.err = lastWord(o.doubted != nil, failure(o.write(), r))
+		if o.sent.read && s != stepFail && (lost || r.err == nil) {
+			o.sent.to.load.refused()
+		}
 	} else if c.direct != nil && r.ext.Place != 0 {
 		c.direct.learn(o)
 	}
-	if o.view != nil && o.kind != wire.KindTable && s != stepRefresh && (newer || lost) {
+	if o.view != nil && o.kind != wire.KindTable && s != stepRefresh && (newer || lost || cut) {
 		c.noteStale()
 	}
 	return s
@@ -196,14 +260,19 @@ func (o *op) detach() {
 
 // again prepares the attempt after s. Its error, which is also o.err, says why there is none.
 func (c *Client) again(ctx context.Context, o *op, s step) error {
-	if o.deadline.IsZero() && o.call != nil {
-		o.deadline = o.call.sent.Deadline // as the network set it
+	if o.deadline.IsZero() && o.call != nil && !o.call.sent.Deadline.IsZero() {
+		sent := &o.call.sent
+		o.deadline = sent.Deadline.Add(o.timeout - sent.Timeout) // from when the network took the attempt in
 	}
 	o.until()
 	o.endAttempt()
 	try := o.try
 	o.try++
 	if s == stepRefresh && c.refresh(ctx, o.sent.to, o.view, o.deadline) == nil && c.view.Load() != o.view {
+		o.tried = 0
+		return nil
+	}
+	if o.others && c.closedErr() == nil && ctx.Err() == nil {
 		return nil
 	}
 	if err := c.pause(ctx, backoff(try), o.deadline); err != nil {

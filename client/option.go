@@ -24,6 +24,7 @@ const (
 	optRange
 	optSuffix
 	optClip
+	optAllowStale
 )
 
 // IfGeneration makes the operation happen only when the key has generation g; Absent stands for a key
@@ -50,6 +51,10 @@ func Suffix(n int64) Option { return Option{kind: optSuffix, a: n} }
 // Clip makes a Range or Suffix that lies partly or wholly outside the value yield what there is.
 func Clip() Option { return Option{kind: optClip} }
 
+// AllowStale lets a read of a replicated cluster see what any replica knows, which may be old: it is answered also where
+// nodes have lost touch with the majority. Where partitions have one copy it changes nothing.
+func AllowStale() Option { return Option{kind: optAllowStale} }
+
 // asRead makes o a read with these options.
 func (o *op) asRead(opts []Option) error {
 	var e wire.ReadExt
@@ -75,6 +80,8 @@ func (o *op) asRead(opts []Option) error {
 			e.Start, e.End = opt.a, opt.b
 		case optClip:
 			o.flags |= wire.FlagClip
+		case optAllowStale:
+			o.flags |= wire.FlagStale
 		default:
 			return fmt.Errorf("client: %w: a TTL is for writes", dramnode.ErrInvalid)
 		}
@@ -82,7 +89,7 @@ func (o *op) asRead(opts []Option) error {
 	if o.flags&wire.FlagClip != 0 && o.flags&wire.FlagRange == 0 {
 		return fmt.Errorf("client: %w: Clip without Range or Suffix", dramnode.ErrInvalid)
 	}
-	if o.flags != 0 {
+	if o.flags&^wire.FlagStale != 0 {
 		o.extBytes = len(wire.AppendReadExt(o.ext[:0], e))
 	}
 	return nil

@@ -4,51 +4,192 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
 	"github.com/dramnode/dramnode"
+	"github.com/dramnode/dramnode/control"
+	"github.com/dramnode/dramnode/ring"
+	"github.com/dramnode/dramnode/transport"
 	"github.com/dramnode/dramnode/wire"
 )
 
 func TestDecide(t *testing.T) {
 	refused := fmt.Errorf("n1: %w: connection refused", dramnode.ErrUnavailable)
 	lost := fmt.Errorf("n1: %w: %w", dramnode.ErrUnknownOutcome, dramnode.ErrClosed)
+	pasts := []past{{}, {write: true}, {write: true, recorded: true}, {write: true, recorded: true, doubt: true}}
 	for _, tc := range []struct {
-		name        string
-		err         error
-		status      wire.Status
-		newer       bool
-		read, write step
+		name   string
+		err    error
+		status wire.Status
+		newer  bool
+		want   [4]step // of a read, a write, one that is recorded, and one in doubt
+		doubt  bool    // of the writes
 	}{
-		{"ok", nil, wire.StatusOK, true, stepDone, stepDone},
-		{"moved", nil, wire.StatusNotOwner, true, stepRefresh, stepRefresh},
-		{"the node is behind", nil, wire.StatusNotOwner, false, stepRetry, stepRetry},
-		{"not served yet", nil, wire.StatusUnavailable, false, stepRetry, stepRetry},
-		{"not served, moved", nil, wire.StatusUnavailable, true, stepRefresh, stepRefresh},
-		{"queue full", nil, wire.StatusBusy, true, stepRetry, stepRetry},
-		{"node closes", nil, wire.StatusClosed, false, stepRetry, stepRetry},
-		{"forward lost", nil, wire.StatusUnknownOutcome, false, stepRetry, stepFail},
-		{"missing", nil, wire.StatusNotFound, false, stepFail, stepFail},
-		{"condition", nil, wire.StatusGenerationMismatch, true, stepFail, stepFail},
-		{"memory", nil, wire.StatusNoMemory, false, stepFail, stepFail},
-		{"no quorum", nil, wire.StatusNoQuorum, false, stepFail, stepFail},
-		{"not sent", refused, 0, false, stepRetry, stepRetry},
-		{"link full", dramnode.ErrBusy, 0, false, stepRetry, stepRetry},
-		{"lost", lost, 0, false, stepRetry, stepFail},
-		{"wrong key", dramnode.ErrNotAuthorised, 0, false, stepFail, stepFail},
-		{"bad call", dramnode.ErrInvalid, 0, false, stepFail, stepFail},
-		{"malformed reply", errReply, 0, false, stepFail, stepFail},
-		{"no buffer now", &placeError{dramnode.ErrBusy}, 0, false, stepRetry, stepFail},
-		{"no buffer ever", &placeError{dramnode.ErrNoMemory}, 0, false, stepFail, stepFail},
-		{"no buffer, wrapped", fmt.Errorf("n1: %w", &placeError{dramnode.ErrBusy}), 0, false, stepRetry, stepFail},
+		{"ok", nil, wire.StatusOK, true, [4]step{stepDone, stepDone, stepDone, stepDone}, false},
+		{"moved", nil, wire.StatusNotOwner, true, [4]step{stepRefresh, stepRefresh, stepRefresh, stepRefresh}, false},
+		{"the node is behind", nil, wire.StatusNotOwner, false, [4]step{stepRetry, stepRetry, stepRetry, stepRetry}, false},
+		{"not served yet", nil, wire.StatusUnavailable, false, [4]step{stepRetry, stepRetry, stepRetry, stepRetry}, false},
+		{"not served, moved", nil, wire.StatusUnavailable, true, [4]step{stepRefresh, stepRefresh, stepRefresh, stepRefresh}, false},
+		{"no quorum", nil, wire.StatusNoQuorum, false, [4]step{stepRetry, stepRetry, stepRetry, stepRetry}, false},
+		{"no quorum there", nil, wire.StatusNoQuorum, true, [4]step{stepRefresh, stepRefresh, stepRefresh, stepRefresh}, false},
+		{"queue full", nil, wire.StatusBusy, true, [4]step{stepRetry, stepRetry, stepRetry, stepRetry}, false},
+		{"node closes", nil, wire.StatusClosed, false, [4]step{stepRetry, stepRetry, stepRetry, stepRetry}, false},
+		{"nobody knows", nil, wire.StatusUnknownOutcome, false, [4]step{stepRetry, stepFail, stepRetry, stepRetry}, true},
+		{"nobody knows, moved", nil, wire.StatusUnknownOutcome, true, [4]step{stepRefresh, stepFail, stepRefresh, stepRefresh}, true},
+		{"missing", nil, wire.StatusNotFound, false, [4]step{stepFail, stepFail, stepFail, stepFail}, false},
+		{"condition", nil, wire.StatusGenerationMismatch, true, [4]step{stepFail, stepFail, stepFail, stepFail}, false},
+		{"memory", nil, wire.StatusNoMemory, false, [4]step{stepFail, stepFail, stepFail, stepRetry}, false},
+		{"degraded", nil, wire.StatusDegraded, false, [4]step{stepFail, stepFail, stepFail, stepRetry}, false},
+		{"invalid", nil, wire.StatusInvalid, false, [4]step{stepFail, stepFail, stepFail, stepFail}, false},
+		{"not sent", refused, 0, false, [4]step{stepRetry, stepRetry, stepRetry, stepRetry}, false},
+		{"link full", dramnode.ErrBusy, 0, false, [4]step{stepRetry, stepRetry, stepRetry, stepRetry}, false},
+		{"lost", lost, 0, false, [4]step{stepRetry, stepFail, stepRetry, stepRetry}, true},
+		{"wrong key", dramnode.ErrNotAuthorised, 0, false, [4]step{stepFail, stepFail, stepFail, stepFail}, false},
+		{"bad call", dramnode.ErrInvalid, 0, false, [4]step{stepFail, stepFail, stepFail, stepFail}, false},
+		{"malformed reply", errReply, 0, false, [4]step{stepFail, stepFail, stepFail, stepFail}, true},
+		{"no buffer now", &placeError{dramnode.ErrBusy}, 0, false, [4]step{stepRetry, stepFail, stepFail, stepFail}, true},
+		{"no buffer ever", &placeError{dramnode.ErrNoMemory}, 0, false, [4]step{stepFail, stepFail, stepFail, stepFail}, true},
+		{"no buffer, wrapped", fmt.Errorf("n1: %w", &placeError{dramnode.ErrBusy}), 0, false, [4]step{stepRetry, stepFail, stepFail, stepFail}, true},
 	} {
-		if got := decide(false, tc.err, tc.status, tc.newer); got != tc.read {
-			t.Errorf("read, %s: step %d, want %d", tc.name, got, tc.read)
+		for i, p := range pasts {
+			s, doubt := decide(p, tc.err, tc.status, tc.newer)
+			if s != tc.want[i] || doubt != (p.write && tc.doubt) {
+				t.Errorf("%s after %+v: step %d, doubt %v, want %d, %v", tc.name, p, s, doubt, tc.want[i], tc.doubt)
+			}
 		}
-		if got := decide(true, tc.err, tc.status, tc.newer); got != tc.write {
-			t.Errorf("write, %s: step %d, want %d", tc.name, got, tc.write)
+	}
+}
+
+func TestLastWord(t *testing.T) {
+	for _, tc := range []struct {
+		err, doubted error
+	}{
+		{dramnode.ErrUnavailable, dramnode.ErrUnknownOutcome},
+		{dramnode.ErrNoQuorum, dramnode.ErrUnknownOutcome},
+		{dramnode.ErrNoMemory, dramnode.ErrUnknownOutcome},
+		{dramnode.ErrUnknownOutcome, dramnode.ErrUnknownOutcome},
+		{dramnode.ErrNotFound, dramnode.ErrNotFound},
+		{&dramnode.GenerationError{Current: 3}, dramnode.ErrGenerationMismatch},
+	} {
+		err := fmt.Errorf("client: %w", tc.err)
+		if got := lastWord(false, err); got != err {
+			t.Errorf("%v without doubt became %v", err, got)
 		}
+		got := lastWord(true, err)
+		if !errors.Is(got, tc.doubted) || tc.doubted == dramnode.ErrUnknownOutcome && tc.err != tc.doubted && errors.Is(got, tc.err) {
+			t.Errorf("%v in doubt became %v", err, got)
+		}
+	}
+}
+
+func TestRecordsKept(t *testing.T) {
+	table := func(cluster uint64, losses uint32) *control.Table {
+		return &control.Table{ClusterID: cluster, Rows: []control.Row{{}, {Losses: losses}}}
+	}
+	for _, tc := range []struct {
+		now  *control.Table
+		p    ring.Partition
+		want bool
+	}{
+		{table(1, 2), 1, true},
+		{table(1, 3), 1, false},
+		{table(1, 3), 0, true},
+		{table(2, 2), 1, false},
+		{&control.Table{ClusterID: 2}, 1, false},
+	} {
+		if got := recordsKept(table(1, 2), tc.now, tc.p); got != tc.want {
+			t.Errorf("cluster %d, %+v, partition %d: %v", tc.now.ClusterID, tc.now.Rows, tc.p, got)
+		}
+	}
+}
+
+func TestAttemptLimit(t *testing.T) {
+	for _, tc := range []struct {
+		bytes, unanswered int
+		want              time.Duration
+	}{
+		{0, 0, time.Second}, {0, 1, 2 * time.Second}, {0, 2, 4 * time.Second}, {0, 100, 32 * time.Second},
+		{64 << 20, 0, 5 * time.Second}, {64 << 20, 1, 10 * time.Second},
+	} {
+		if got := attemptLimit(tc.bytes, tc.unanswered); got != tc.want {
+			t.Errorf("%d bytes after %d: %v, want %v", tc.bytes, tc.unanswered, got, tc.want)
+		}
+	}
+}
+
+func TestChoose(t *testing.T) {
+	replicas := func(nanos ...int64) (all []candidate) {
+		for _, n := range nanos {
+			p := &peer{}
+			p.load.nanos.Store(n)
+			all = append(all, candidate{to: p})
+		}
+		return all
+	}
+	count := func(all []candidate) (chosen [control.MaxReplicas]int, samples int) {
+		for r := range uint32(64 * 60) {
+			i, sample := choose(all, r)
+			chosen[i]++
+			if sample {
+				samples++
+			}
+		}
+		return chosen, samples
+	}
+	// An even choice among equals; of three, one takes part in two of three draws.
+	if got, samples := count(replicas(5, 5, 5)); got[0] != 1280 || got[1] != 1280 || got[2] != 1280 || samples != 60 {
+		t.Errorf("equals: %v with %d samples", got, samples)
+	}
+	if got, _ := count(replicas(5, 30, 12)); got[1] != 20 || got[0] != 20+2*1260 || got[2] != 20+1260 {
+		t.Errorf("one slow, one fast: %v", got)
+	}
+	if got, _ := count(replicas(5)); got[0] != 3840 {
+		t.Errorf("one: %v", got)
+	}
+	// What is under way counts.
+	busy := replicas(5, 6)
+	busy[0].to.load.waiting.Store(1)
+	if got, _ := count(busy); got[1] != 3810 {
+		t.Errorf("a busy one: %v", got)
+	}
+	// Who is near takes part always, and wins unless it costs more.
+	near := replicas(5, 5, 5, 5)
+	near[3].to.load.near.Store(nearHost)
+	if got, _ := count(near); got[3] != 3840-45 {
+		t.Errorf("one near: %v", got)
+	}
+	near[3].to.load.nanos.Store(7)
+	if got, _ := count(near); got[3] != 3840-45 {
+		t.Errorf("one near that is a little slower: %v", got)
+	}
+	near[3].to.load.nanos.Store(8)
+	if got, _ := count(near); got[3] != 15 {
+		t.Errorf("one near that is slow: %v", got)
+	}
+}
+
+func TestLoad(t *testing.T) {
+	var l load
+	l.connected(&transport.LinkInfo{Peer: transport.Peer{Transport: "tcp/lo"}})
+	if l.near.Load() != nearHost || l.cost() != int64(guess[nearHost]) {
+		t.Errorf("tcp/lo: near %d, cost %d", l.near.Load(), l.cost())
+	}
+	l.waiting.Add(2)
+	if l.cost() != 3*int64(guess[nearHost]) {
+		t.Errorf("cost %d with two under way", l.cost())
+	}
+	l.done(time.Time{})
+	l.done(time.Now().Add(-time.Hour))
+	if l.cost() < int64(time.Hour)/(sampleWeight+1) || l.waiting.Load() != 0 {
+		t.Errorf("cost %d after an hour", l.cost())
+	}
+	var other load
+	other.connected(&transport.LinkInfo{Peer: transport.Peer{Transport: "rc_mlx5/mlx5_0"}})
+	other.refused()
+	if other.near.Load() != nearElsewhere || other.cost() != refusedNanos {
+		t.Errorf("near %d, cost %d after a refusal", other.near.Load(), other.cost())
 	}
 }
 
@@ -117,8 +258,50 @@ func TestAcks(t *testing.T) {
 	one.end() // nothing
 	a.end(7+3*blockNumbers, 1)
 	begin(8+3*blockNumbers, 8+3*blockNumbers)
-	if len(a.done) != 0 {
-		t.Errorf("%d counters are kept", len(a.done))
+}
+
+// Counters end in any order, and first is the lowest that has not.
+func TestAcksInAnyOrder(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var a acks
+		next := uint64(1)
+		open := map[uint64]uint64{} // begun, with how many
+		var order []uint64
+		for range rapid.IntRange(1, 300).Draw(t, "steps") {
+			if len(order) > 0 && rapid.IntRange(0, 3).Draw(t, "end") == 0 {
+				i := rapid.IntRange(0, len(order)-1).Draw(t, "which")
+				a.end(order[i], open[order[i]])
+				delete(open, order[i])
+				order = append(order[:i], order[i+1:]...)
+				continue
+			}
+			n := rapid.SampledFrom([]uint64{1, blockNumbers}).Draw(t, "n")
+			first := next
+			for c := range open {
+				first = min(first, c)
+			}
+			if counter, unacked := a.begin(n); counter != next || unacked != first {
+				t.Fatalf("counter %d with %d unacknowledged, want %d and %d of %v", counter, unacked, next, first, order)
+			}
+			open[next], order = n, append(order, next)
+			next += n
+		}
+		for _, c := range order {
+			a.end(c, open[c])
+		}
+		if a.first != next {
+			t.Fatalf("%d is unacknowledged, want %d", a.first, next)
+		}
+	})
+}
+
+func BenchmarkAcks(b *testing.B) {
+	var a acks
+	for b.Loop() {
+		one, _ := a.begin(1)
+		other, _ := a.begin(1)
+		a.end(other, 1)
+		a.end(one, 1)
 	}
 }
 

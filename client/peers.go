@@ -11,6 +11,7 @@ import (
 	"github.com/dramnode/dramnode/control"
 	"github.com/dramnode/dramnode/ring"
 	"github.com/dramnode/dramnode/transport"
+	"github.com/dramnode/dramnode/wire"
 )
 
 // A peer is a node that the client has a link to.
@@ -20,6 +21,7 @@ type peer struct {
 
 	// trusted spares the question whether the link is open; the first failure ends it.
 	trusted atomic.Bool
+	load    load
 
 	share    atomic.Pointer[share] // nil while its memory is not mapped
 	shareErr atomic.Pointer[error] // why not
@@ -30,8 +32,10 @@ func (p *peer) usable() bool {
 	if p.trusted.Load() {
 		return true
 	}
-	open := p.link.Info().State == transport.LinkOpen
+	info := p.link.Info()
+	open := info.State == transport.LinkOpen
 	if open {
+		p.load.connected(&info)
 		p.trusted.Store(true)
 	}
 	return open
@@ -165,6 +169,9 @@ type view struct {
 	members []atomic.Pointer[peer] // by index in table.Members; filled on first use
 }
 
+// recorded reports whether the cluster's replicas remember writes.
+func (v *view) recorded() bool { return v != nil && v.table.Replicas != 0 }
+
 func (c *Client) member(v *view, i uint16) (*peer, error) {
 	if p := v.members[i].Load(); p != nil {
 		return p, nil
@@ -179,23 +186,44 @@ func (c *Client) member(v *view, i uint16) (*peer, error) {
 
 // A route is where a request goes.
 type route struct {
-	to    *peer
-	epoch uint32 // the fence; 0 when to is not known to be the owner and forwards
+	to     *peer
+	epoch  uint32 // the fence; 0 when to is not known to be the owner and forwards, or is one of several that answer
+	relay  bool   // to forwards, by the row of that epoch
+	read   bool   // to is one of several that answer
+	sample bool   // with read: take the time
 }
 
-// route prefers the owner. When its link is not open, any node that is reached will forward; when none
-// is, the request waits at the owner's link.
-func (c *Client) route(v *view, key []byte) (route, error) {
-	if c.via != nil {
-		return route{to: c.via}, nil
+// route finds where o's next attempt goes. When the owner's link is not open, any node that is reached will forward; when
+// none is, the request waits at the owner's link. Writes that replicas remember are fenced on either way, since the
+// epoch tells by which of the partition's losses they are executed.
+func (c *Client) route(v *view, o *op) (route, error) {
+	p := v.ring.Partition(o.key)
+	row := &v.table.Rows[p]
+	if o.doubted != nil && !recordsKept(o.doubted.table, v.table, p) {
+		o.over = true
+		return route{}, errRecordsLost
 	}
-	row := &v.table.Rows[v.ring.Partition(key)]
+	o.others = false
+	var forwarded route
+	if v.recorded() && o.write() {
+		forwarded = route{epoch: row.Epoch, relay: true}
+	}
+	if c.via != nil {
+		forwarded.to = c.via
+		return forwarded, nil
+	}
+	if row.Backups[0] != control.None && o.kind == wire.KindGet {
+		if to, ok := c.readRoute(v, row, o); ok {
+			return to, nil
+		}
+	}
 	owner, err := c.member(v, row.Owner)
 	if err == nil && owner.usable() {
-		return route{owner, row.Epoch}, nil
+		return route{to: owner, epoch: row.Epoch}, nil
 	}
 	if p := c.peers.other(owner); p != nil {
-		return route{to: p}, nil
+		forwarded.to = p
+		return forwarded, nil
 	}
-	return route{owner, row.Epoch}, err
+	return route{to: owner, epoch: row.Epoch}, err
 }

@@ -35,6 +35,18 @@ type testCluster struct {
 	mu         sync.Mutex
 	values     map[string]testValue
 	generation dramnode.Generation
+	records    map[testID]*testRecord // of writes, while the table says that there are replicas
+}
+
+// A testID is what a write is remembered by; each partition remembers its part of a delete-range.
+type testID struct {
+	client, counter uint64
+	partition       int // of a delete-range
+}
+
+type testRecord struct {
+	reply wire.Header
+	count int // how often it was asked for
 }
 
 type testValue struct {
@@ -64,7 +76,7 @@ type testNode struct {
 
 func newTestCluster(t testing.TB, nodes int) *testCluster {
 	ctx, stop := context.WithCancel(context.Background())
-	c := &testCluster{t: t, world: memnet.New(1), stop: stop, values: map[string]testValue{}}
+	c := &testCluster{t: t, world: memnet.New(1), stop: stop, values: map[string]testValue{}, records: map[testID]*testRecord{}}
 	for i := range nodes {
 		c.addNode(ctx, i, uint64(i)+100)
 	}
@@ -246,8 +258,8 @@ func (n *testNode) serveKey(r *transport.Request, h wire.Header) {
 		panic(err)
 	}
 	row := t.Rows[m.Partition(h.Key)]
-	mine := int(row.Owner) == n.index
-	if h.Flags&wire.FlagFence != 0 && (!mine || h.Epoch != row.Epoch) {
+	mine := int(row.Owner) == n.index || h.Kind == wire.KindGet && row.IsBackup(uint16(n.index))
+	if h.Flags&wire.FlagFence != 0 && (!mine && h.Flags&wire.FlagRelay == 0 || h.Epoch != row.Epoch) {
 		n.notOwner(r, h.Kind, row)
 		return
 	}
@@ -256,14 +268,53 @@ func (n *testNode) serveKey(r *transport.Request, h wire.Header) {
 	} else {
 		n.forwarded.Add(1)
 	}
-	reply, body := n.cluster.apply(h, r.Body)
+	reply, body := n.cluster.remember(t, h, r.Body)
 	n.reply(r, &reply, body)
+}
+
+// replicate makes each partition have two backups, in epoch version, after losses.
+func (c *testCluster) replicate(version uint64, losses uint32) {
+	n := len(c.nodes)
+	t := c.newTable(version, func(p int) int { return (p + int(version) - 1) % n })
+	t.Replicas = 3
+	for p := range t.Rows {
+		row := &t.Rows[p]
+		row.Losses = losses
+		for i := range min(n-1, 2) {
+			row.Backups[i] = uint16((int(row.Owner) + i + 1) % n)
+		}
+	}
+	c.install(t)
+}
+
+// remember is apply as replicas do it: once for each write.
+func (c *testCluster) remember(t *control.Table, h wire.Header, body []byte) (wire.Header, []byte) {
+	e, err := wire.ParseWriteExt(h.Ext)
+	if h.Kind == wire.KindGet || t.Replicas == 0 || err != nil {
+		return c.apply(h, body)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	id := testID{client: e.Client, counter: e.Counter}
+	if r := c.records[id]; r != nil {
+		r.count++
+		return r.reply, nil
+	}
+	reply, _ := c.applyLocked(h, body)
+	if reply.Status == wire.StatusOK {
+		c.records[id] = &testRecord{reply: reply, count: 1}
+	}
+	return reply, nil
 }
 
 // apply is the whole store.
 func (c *testCluster) apply(h wire.Header, body []byte) (wire.Header, []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.applyLocked(h, body)
+}
+
+func (c *testCluster) applyLocked(h wire.Header, body []byte) (wire.Header, []byte) {
 	v, exists := c.values[string(h.Key)]
 	fail := func(s wire.Status) (wire.Header, []byte) {
 		return wire.Header{Kind: h.Kind, Status: s, Ext: wire.AppendReplyExt(nil, wire.ReplyExt{Generation: v.generation})}, nil
@@ -336,7 +387,7 @@ func (n *testNode) serveRange(r *transport.Request, h wire.Header) {
 	t := n.table.Load()
 	set := bitmap(q.Partitions)
 	for p, row := range t.Rows {
-		if set.has(p) && int(row.Owner) != n.index {
+		if set.has(p) && (int(row.Owner) != n.index || h.Flags&wire.FlagFence != 0 && h.Epoch != row.Epoch) {
 			n.notOwner(r, h.Kind, row)
 			return
 		}

@@ -13,6 +13,8 @@ type NodeInfo struct {
 	Publisher     string            `json:"publisher"` // name of the member that published the table
 	Ready         bool              `json:"ready"`
 	Leaving       bool              `json:"leaving"`
+	Copies        int               `json:"copies"`                // partitions of which this node has a copy in sync
+	Replication   *ReplicationInfo  `json:"replication,omitempty"` // nil where partitions have one copy
 	Quorate       bool              `json:"quorate"`
 	UptimeSeconds float64           `json:"uptime_seconds"`
 	CPUSeconds    float64           `json:"cpu_seconds"` // of the whole process, user and system
@@ -31,6 +33,31 @@ type NodeInfo struct {
 	Gossip        []GossipInfo      `json:"gossip"`
 	Events        []Event           `json:"events"` // oldest first
 	Transport     any               `json:"transport,omitempty"`
+}
+
+// ReplicationInfo is what a node knows of the replicated control plane.
+type ReplicationInfo struct {
+	Replicas     int     `json:"replicas"` // wanted copies of each partition
+	MinSync      int     `json:"min_sync"` // copies without which writes are refused
+	OnLoss       string  `json:"on_loss"`
+	LeaseSeconds float64 `json:"lease_seconds"`
+	Era          uint32  `json:"era"`
+	Leader       string  `json:"leader,omitempty"` // name
+	Leading      bool    `json:"leading"`          // this node is the leader
+	Dropped      uint64  `json:"dropped"`          // messages that came faster than they were read
+	Health       *Health `json:"health,omitempty"` // the leader's view of all partitions
+}
+
+// Health says how many copies the partitions have.
+type Health struct {
+	Partitions      int    `json:"partitions"`
+	Inactive        int    `json:"inactive"`         // do not serve yet, or are offline
+	Offline         int    `json:"offline"`          // no copy has a lease
+	UnderReplicated int    `json:"under_replicated"` // fewer copies with a lease than wanted
+	MissingBytes    uint64 `json:"missing_bytes"`    // of the copies that are missing
+	Moves           int    `json:"moves"`
+	Losses          uint64 `json:"losses"`
+	Unaccepted      int    `json:"unaccepted"` // partitions with losses that no operator has acknowledged
 }
 
 // MemoryInfo says where a node's memory is, in bytes.

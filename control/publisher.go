@@ -73,7 +73,7 @@ const (
 	stallThreshold = time.Second // a tick later than this: our own process stood still
 )
 
-// A Publisher is the Plane of a cluster without consensus: the lowest (join sequence, name) in the
+// A Publisher decides in a cluster without consensus, whose partitions have one copy: the lowest (join sequence, name) in the
 // table publishes, and only after a direct probe reached a majority of the table's members that
 // agree. Tables of equal version from different publishers are refused by everybody.
 type Publisher struct {
@@ -124,10 +124,10 @@ func NewPublisher(cfg PublisherConfig) (*Publisher, error) {
 	return p, nil
 }
 
-// Table implements Plane.
+// Table returns the newest table known here, nil before the first.
 func (p *Publisher) Table() *Table { return p.table.Load() }
 
-// Hint implements Plane.
+// Hint says that a peer has seen table version v.
 func (p *Publisher) Hint(v uint64) {
 	for {
 		old := p.hint.Load()
@@ -141,13 +141,13 @@ func (p *Publisher) Hint(v uint64) {
 	}
 }
 
-// Quorate implements Plane.
+// Quorate reports whether others could not have formed a majority without this process.
 func (p *Publisher) Quorate() bool { return p.QuorateAt(p.cfg.Now()) }
 
 // QuorateAt is Quorate for those who have just read the clock.
 func (p *Publisher) QuorateAt(now time.Time) bool { return now.Before(p.QuorateUntil()) }
 
-// QuorateUntil implements Plane.
+// QuorateUntil is the instant up to which Quorate holds whatever happens.
 func (p *Publisher) QuorateUntil() time.Time {
 	// Well under LostAfter, so that a cut-off owner stops before its heirs start.
 	return p.origin.Add(time.Duration(p.quorate.Load()) + p.cfg.Limits.LostAfter*2/3)
@@ -174,7 +174,8 @@ func (p *Publisher) wake() {
 	}
 }
 
-// Run implements Plane. It returns nil when ctx ended.
+// Run keeps the table current until ctx ends, when it returns nil, or until this process must not go on under
+// its identity; then it returns ErrRetired or the reason why joining was refused.
 func (p *Publisher) Run(ctx context.Context) error {
 	ticker := time.NewTicker(tickInterval)
 	defer ticker.Stop()
@@ -616,7 +617,13 @@ func (p *Publisher) settleLocked(t *Table) {
 	}
 }
 
-// Propose implements Plane.
+// Leave proposes that this process leaves.
+func (p *Publisher) Leave(ctx context.Context) error {
+	return p.Propose(ctx, Proposal{Kind: ProposeLeave, Member: p.cfg.Self})
+}
+
+// Propose hands a proposal to whoever publishes. A nil error means that it was heard, not that it was
+// decided: the decision is a later table. Proposing again does no harm.
 func (p *Publisher) Propose(ctx context.Context, proposal Proposal) error {
 	t := p.Table()
 	if t == nil {
@@ -702,7 +709,7 @@ func appendMoves(to, moves []Move) []Move {
 	return to
 }
 
-// Serve implements Plane.
+// Serve answers a control request of a peer. The reply is valid until the next table.
 func (p *Publisher) Serve(kind wire.Kind, body []byte) ([]byte, error) {
 	switch kind {
 	case wire.KindTable:
@@ -716,6 +723,8 @@ func (p *Publisher) Serve(kind wire.Kind, body []byte) ([]byte, error) {
 		return p.serveProbe(body)
 	case wire.KindPropose:
 		return nil, p.servePropose(body)
+	case wire.KindMember:
+		return nil, fmt.Errorf("%w: %w: settings differ: several replicas here, 1 there", dramnode.ErrInvalid, dramnode.ErrClusterConflict)
 	}
 	return nil, fmt.Errorf("%w: control request of kind %d", dramnode.ErrInvalid, kind)
 }

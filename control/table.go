@@ -3,8 +3,8 @@
 // Ownership is never guessed from gossip. It is a versioned Table that one member at a time, the
 // publisher, computes with the pure function Plan and pushes to the others. Package control decides
 // who may publish and what the next table is; it never touches an entry (package storage) and reaches
-// its peers only through the small Peers interface. A consensus group can take the Publisher's place
-// behind the Plane interface without a change elsewhere.
+// its peers only through the small Peers interface. Where partitions have several copies, package member takes the
+// Publisher's place, and its decisions are shown as a Table too.
 package control
 
 import (
@@ -103,6 +103,19 @@ func (t *Table) Owned() []int {
 		}
 	}
 	return owned
+}
+
+// Copies counts the rows of which each member has a copy in sync.
+func (t *Table) Copies() []int {
+	copies := t.Owned()
+	for i := range t.Rows {
+		for _, b := range t.Rows[i].Backups {
+			if b != None {
+				copies[b]++
+			}
+		}
+	}
+	return copies
 }
 
 // Losses sums the rows' losses.

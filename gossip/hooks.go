@@ -114,7 +114,7 @@ func (g *Gossip) checkLocked(n *memberlist.Node) error {
 		return fmt.Errorf("node %q: %w: it says it is %q", n.Name, dramnode.ErrInvalid, key)
 	}
 	if m.Settings != g.meta.Settings {
-		return fmt.Errorf("%w: settings differ: %016x on %q at %s, %016x here; partitions, strategy and rules must be equal on all nodes",
+		return fmt.Errorf("%w: settings differ: %016x on %q at %s, %016x here; partitions, strategy, rules and replication must be equal on all nodes",
 			dramnode.ErrInvalid, m.Settings, m.Name, n.Address(), g.meta.Settings)
 	}
 	if g.table.members[n.Name] == nil && g.table.full() {

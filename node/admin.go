@@ -146,6 +146,10 @@ func (n *Node) Info() control.NodeInfo {
 		Conflicts: n.plane.Conflicts() + uint64(len(n.gossip.Conflicts())), Forwarded: n.forwarded.Load(), Parked: n.parkedCount.Load(),
 		Counters: n.counters.snapshot(), Events: n.plane.Events(),
 	}
+	if p, ok := n.plane.(*memberPlane); ok {
+		info.Replication = p.info()
+		info.Publisher = info.Replication.Leader
+	}
 	if t := n.plane.Table(); t != nil {
 		info.ClusterID, info.TableVersion, info.Losses = hex(t.ClusterID), t.Version, t.Losses()
 		info.Members = len(t.Members)
@@ -154,7 +158,10 @@ func (n *Node) Info() control.NodeInfo {
 				info.Moving++
 			}
 		}
-		if i := t.Index(t.Publisher); i != control.None {
+		if i := t.Index(n.self.Incarnation); i != control.None {
+			info.Copies = t.Copies()[i]
+		}
+		if i := t.Index(t.Publisher); i != control.None && n.publisher != nil {
 			info.Publisher = t.Members[i].Name
 		}
 	}

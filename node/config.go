@@ -8,10 +8,14 @@ import (
 	"net"
 	"time"
 
+	"github.com/cespare/xxhash/v2"
 	"github.com/rs/zerolog"
 
 	"github.com/dramnode/dramnode"
 	"github.com/dramnode/dramnode/control"
+	"github.com/dramnode/dramnode/control/lease"
+	"github.com/dramnode/dramnode/control/member"
+	"github.com/dramnode/dramnode/control/state"
 	"github.com/dramnode/dramnode/ring"
 	"github.com/dramnode/dramnode/storage"
 	"github.com/dramnode/dramnode/transport"
@@ -45,7 +49,17 @@ type Config struct {
 	Verify        bool           // check each value against its CRC32C where it lands
 	Direct        bool           // let processes of this user on this host read values from our memory
 	DrainTimeout  time.Duration  // for giving the partitions away on the way out
-	Log           zerolog.Logger
+
+	// Replicas is how many copies of each partition there should be. From 2 on the node runs the replicated control
+	// plane, and the following count; all of them must be equal on all nodes.
+	Replicas int
+	MinSync  int           // copies without which writes are refused; default 1
+	Lease    time.Duration // how long a node serves without hearing from the others; default 1 s
+	OnLoss   state.OnLoss  // what becomes of a partition that has lost all copies
+
+	Boot func() time.Duration // CLOCK_BOOTTIME, for leases; default: member.BootTime
+
+	Log zerolog.Logger
 
 	// Faces runs beside the node what serves other protocols; nil for none. It gets Node.Network, and its
 	// context ends before the node hands its partitions over. When it returns it must hold no value's memory.
@@ -59,6 +73,10 @@ type Config struct {
 const (
 	minMemoryBytes = 4 << 20
 	evictShare     = 4 // of the longest values must fit in the memory of a node that evicts
+
+	// A lease has to outlast the election of another leader, and not the patience of users.
+	minLease = 700 * time.Millisecond
+	maxLease = time.Minute
 )
 
 func (c *Config) setDefaults() {
@@ -81,6 +99,16 @@ func (c *Config) setDefaults() {
 		c.MemoryBytes = 1 << 30
 	}
 	c.Limits = c.Limits.WithDefaults()
+	c.Replicas = max(c.Replicas, 1)
+	if c.MinSync == 0 {
+		c.MinSync = 1
+	}
+	if c.Lease == 0 {
+		c.Lease = lease.DefaultTiming().Length
+	}
+	if c.Boot == nil {
+		c.Boot = member.BootTime
+	}
 	if c.DrainTimeout == 0 {
 		c.DrainTimeout = time.Minute
 	}
@@ -123,6 +151,24 @@ func (c *Config) Validate() error {
 	if d.DrainTimeout < 0 {
 		fault("drain-timeout of %v", d.DrainTimeout)
 	}
+	if d.Replicas > control.MaxReplicas {
+		fault("replicas %d, at most %d", d.Replicas, control.MaxReplicas)
+	}
+	if c.Replicas < 0 {
+		fault("replicas %d", c.Replicas)
+	}
+	if d.MinSync < 1 || d.MinSync > d.Replicas {
+		fault("min-sync %d, want 1 to replicas (%d)", d.MinSync, d.Replicas)
+	}
+	if d.Lease < minLease || d.Lease > maxLease {
+		fault("lease of %v, want %v to %v", d.Lease, minLease, maxLease)
+	}
+	if d.Replicas > 1 && d.Eviction != storage.EvictNone {
+		fault("eviction %v with %d replicas: copies would differ in what they drop", d.Eviction, d.Replicas)
+	}
+	if d.Replicas > 1 && d.Direct {
+		fault("direct with %d replicas: who reads memory directly does not see the owner's lease", d.Replicas)
+	}
 	if d.Open == nil {
 		fault("no network to open")
 	}
@@ -130,4 +176,15 @@ func (c *Config) Validate() error {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// digest is what gossip compares: nodes with another one are kept away.
+func (c *Config) digest() uint64 {
+	cut := c.Settings.Digest()
+	if c.Replicas < 2 {
+		return cut
+	}
+	h := xxhash.NewWithSeed(cut)
+	fmt.Fprint(h, c.Replicas, c.MinSync, c.OnLoss, c.Lease)
+	return h.Sum64()
 }

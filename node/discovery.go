@@ -37,7 +37,7 @@ func (n *Node) strangers() (metas []gossip.Meta) {
 		return nil
 	}
 	for _, r := range n.gossip.Status().Refusals {
-		if r.Meta.ClusterID != 0 && r.Meta.Settings != n.cfg.Settings.Digest() {
+		if r.Meta.ClusterID != 0 && r.Meta.Settings != n.cfg.digest() {
 			metas = append(metas, r.Meta)
 		}
 	}

@@ -27,7 +27,7 @@ func (c *cluster) stock(through string, keys, bytes int) *stock {
 	c.t.Helper()
 	s := &stock{c: c, user: c.caller(), generations: map[string]dramnode.Generation{}, bytes: bytes}
 	for i := range keys {
-		key := fmt.Sprintf("stock-%d", i)
+		key := fmt.Sprintf("stock-%d-%d", bytes, i)
 		s.generations[key] = s.user.put(through, key, value(key, bytes))
 	}
 	return s

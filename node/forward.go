@@ -38,8 +38,12 @@ var forwards = sync.Pool{New: func() any { return new(forward) }}
 func (n *Node) forward(v *router.View, d router.Decision, r *request) {
 	owner := &v.Table.Members[d.Row.Owner]
 	link, err := n.peers.link(owner.Addr)
-	if err == nil && !r.until.IsZero() && time.Now().After(r.until) {
+	switch {
+	case err != nil:
+	case !r.until.IsZero() && time.Now().After(r.until):
 		err = fmt.Errorf("%w: no time left to ask %s", dramnode.ErrUnavailable, owner.Name)
+	case r.h.Flags&wire.FlagRelay != 0 && link.Info().State != transport.LinkOpen: // its sender need not wait here
+		err = fmt.Errorf("%w: %s is not reached from here either", dramnode.ErrUnavailable, owner.Name)
 	}
 	if err != nil {
 		n.drop(r)

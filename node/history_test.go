@@ -35,6 +35,7 @@ type historian struct {
 	seen    map[string]dramnode.Generation // for conditions
 	history []history.Op
 	began   time.Time
+	counter uint64 // of writes
 }
 
 func (h *historian) run(operations, keys int) {
@@ -70,7 +71,8 @@ func (h *historian) record(in history.Op) bool {
 		header.Flags = wire.FlagRange
 		header.Ext = wire.AppendReadExt(nil, wire.ReadExt{Start: 0, End: 8})
 	case in.Kind != wire.KindGet:
-		header.Ext = wire.AppendWriteExt(nil, wire.WriteExt{Client: uint64(h.id), IfGeneration: in.IfGeneration, TTLMillis: uint64(h.random.IntN(2)) * 3_600_000})
+		h.counter++
+		header.Ext = wire.AppendWriteExt(nil, wire.WriteExt{Client: uint64(h.id) + 1, Counter: h.counter, FirstUnacked: h.counter, IfGeneration: in.IfGeneration, TTLMillis: uint64(h.random.IntN(2)) * 3_600_000})
 	}
 	if in.Kind == wire.KindPut {
 		body = bodyOf(in.Value)

@@ -36,7 +36,7 @@ func (c *caller) through(p *pool, random *rand.Rand, h wire.Header, body []byte)
 		if errors.Is(err, dramnode.ErrUnknownOutcome) {
 			again = h.Kind == wire.KindGet // reads may always be repeated
 		} else {
-			again = errors.Is(err, dramnode.ErrUnavailable)
+			again = errors.Is(err, dramnode.ErrUnavailable) || errors.Is(err, dramnode.ErrNoQuorum)
 		}
 		if !again || time.Now().After(deadline) {
 			return r, err
@@ -114,7 +114,7 @@ func (l *load) write(user *caller, w int, random *rand.Rand) {
 			return
 		}
 		body := sequenced(key, sequence)
-		h := wire.Header{Kind: wire.KindPut, Key: []byte(key), CRC: wire.Checksum(body), Ext: wire.AppendWriteExt(nil, wire.WriteExt{Client: uint64(w), Counter: uint64(sequence)})}
+		h := wire.Header{Kind: wire.KindPut, Key: []byte(key), CRC: wire.Checksum(body), Ext: wire.AppendWriteExt(nil, wire.WriteExt{Client: uint64(w) + 1, Counter: uint64(sequence)})}
 		r, err = user.through(l.nodes, random, h, body)
 		last := l.wrote[w][key]
 		switch {

@@ -126,6 +126,11 @@ func (n *Node) get(p uint16, now int64, r *request) answer {
 	if !ok {
 		return answer{status: wire.StatusNotFound}
 	}
+	return n.found(r, e, v, now)
+}
+
+// found answers a get with the part of v that it asks for. The lease is the answer's, or ends.
+func (n *Node) found(r *request, e wire.ReadExt, v storage.Value, now int64) answer {
 	a := answer{ext: wire.ReplyExt{Generation: v.Generation, Size: uint64(v.ValueBytes), TTLMillis: ttlOf(now, v.Deadline), Place: placeFor(r, v.Place)}, hasExt: true, crc: v.CRC}
 	if r.h.Flags&wire.FlagIfMatch != 0 && v.Generation != e.IfGeneration || r.h.Flags&wire.FlagIfNotMatch != 0 && v.Generation == e.IfNotGeneration {
 		n.store.Release(v.Lease)

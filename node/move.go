@@ -61,7 +61,7 @@ func (m *move) run(ctx context.Context) {
 func (m *move) propose(ctx context.Context, kind control.ProposalKind) {
 	p := control.Proposal{Kind: kind, Member: m.n.self, Moves: []control.Move{{Partition: ring.Partition(m.partition), MoveID: m.id}}}
 	for ctx.Err() == nil {
-		if err := m.n.plane.Propose(ctx, p); err != nil && ctx.Err() == nil {
+		if err := m.n.publisher.Propose(ctx, p); err != nil && ctx.Err() == nil {
 			m.n.cfg.Log.Debug().Err(err).Uint16("partition", m.partition).Msg("publisher does not hear of the move")
 		}
 		wait(ctx, moveRetryMax)

@@ -19,6 +19,8 @@ import (
 
 	"github.com/dramnode/dramnode"
 	"github.com/dramnode/dramnode/control"
+	"github.com/dramnode/dramnode/control/member"
+	"github.com/dramnode/dramnode/control/state"
 	"github.com/dramnode/dramnode/gossip"
 	"github.com/dramnode/dramnode/router"
 	"github.com/dramnode/dramnode/storage"
@@ -51,10 +53,17 @@ type Node struct {
 	store   *storage.Store
 	scratch *scratch
 	peers   *peers
-	plane   *control.Publisher
+	plane   plane
 	gossip  *gossip.Gossip
 	http    net.Listener
 	janitor *janitor
+
+	// Of a node whose partitions have one copy.
+	publisher *control.Publisher // the plane
+
+	// Of a node whose partitions have several.
+	member   *member.Member // in the plane
+	replicas *replicas
 
 	view    atomic.Pointer[router.View]
 	version atomic.Uint64 // of the table in view
@@ -93,7 +102,7 @@ func New(cfg Config) (*Node, error) {
 
 func newID() uint64 {
 	for {
-		if id := rand.Uint64(); id != 0 {
+		if id := rand.Uint64(); state.Incarnation(id).Valid() {
 			return id
 		}
 	}
@@ -109,11 +118,16 @@ func (n *Node) open() (err error) {
 	if _, port, _ := net.SplitHostPort(n.self.Addr); port == "0" {
 		n.self.Addr = n.network.Addr()
 	}
-	if n.plane, err = control.NewPublisher(n.planeConfig()); err != nil {
+	if err := n.openPlane(); err != nil {
 		return err
 	}
 	if err := n.openMemory(); err != nil {
 		return err
+	}
+	if n.member != nil {
+		if n.replicas, err = newReplicas(n); err != nil {
+			return err
+		}
 	}
 	if n.gossip, err = gossip.New(n.gossipConfig()); err != nil {
 		return err
@@ -124,6 +138,17 @@ func (n *Node) open() (err error) {
 		}
 	}
 	return nil
+}
+
+func (n *Node) openPlane() (err error) {
+	if n.cfg.Replicas < 2 {
+		n.publisher, err = control.NewPublisher(n.publisherConfig())
+		n.plane = n.publisher
+		return err
+	}
+	p, err := newMemberPlane(n)
+	n.plane, n.member = p, p.member
+	return err
 }
 
 func (n *Node) openMemory() error {
@@ -160,7 +185,7 @@ func (n *Node) openArena(c *storage.Config) error {
 	return nil
 }
 
-func (n *Node) planeConfig() control.PublisherConfig {
+func (n *Node) publisherConfig() control.PublisherConfig {
 	c := control.PublisherConfig{
 		Self: n.self, Settings: n.cfg.Settings, MaxValue: uint32(n.cfg.MaxValueBytes), Limits: n.cfg.Limits,
 		Alone: len(n.cfg.Join) == 0, Founders: n.founders, Peers: n.peers, Sightings: n.sightings,
@@ -173,15 +198,23 @@ func (n *Node) gossipConfig() gossip.Config {
 	return gossip.Config{
 		Meta: gossip.Meta{
 			Name: n.self.Name, Incarnation: n.self.Incarnation, Addr: n.self.Addr, HTTP: n.cfg.HTTP, Zone: n.self.Zone,
-			Version: n.cfg.Version, Settings: n.cfg.Settings.Digest(),
+			Version: n.cfg.Version, Settings: n.cfg.digest(),
 		},
 		Bind: n.cfg.Gossip, Advertise: n.cfg.GossipAdvertise, Seeds: n.cfg.Join, Cluster: n.cfg.ClusterName, Key: n.cfg.ClusterKey,
 		Log: n.cfg.Log, OnChange: n.onGossip,
 	}
 }
 
-// now is this node's clock for ttl: nanoseconds since New, never 0.
-func (n *Node) now() int64 { return n.at(time.Now()) }
+// now is this node's clock for ttl, in nanoseconds, never 0: the time since New, or where replicas hand
+// entries from node to node and leases go by it, the boot clock.
+func (n *Node) now() int64 {
+	if n.member != nil {
+		return int64(n.boot())
+	}
+	return n.at(time.Now())
+}
+
+func (n *Node) boot() time.Duration { return n.cfg.Boot() }
 
 func (n *Node) at(t time.Time) int64 { return int64(t.Sub(n.started)) + 1 }
 
@@ -198,6 +231,7 @@ func (n *Node) Run(ctx context.Context) error {
 	admin := services.start(n.serveHTTP)
 	plane := services.start(n.runPlane)
 	faces := services.start(n.runFaces)
+	replicas := services.start(n.runReplicas)
 
 	err := services.wait(ctx)
 	faces.stop() // first, since they hold values' memory
@@ -207,6 +241,7 @@ func (n *Node) Run(ctx context.Context) error {
 	// Nobody is told anything new, then nobody is served, then what waited is answered, then the
 	// network goes, which completes every call and returns every buffer.
 	plane.stop()
+	replicas.stop()
 	gossiping.stop()
 	admin.stop()
 	sweeping.stop()
@@ -232,6 +267,14 @@ func (n *Node) runPlane(ctx context.Context) error {
 	}
 }
 
+func (n *Node) runReplicas(ctx context.Context) error {
+	if n.replicas != nil {
+		return n.replicas.run(ctx)
+	}
+	<-ctx.Done()
+	return nil
+}
+
 func (n *Node) runFaces(ctx context.Context) error {
 	if n.cfg.Faces != nil {
 		if err := n.cfg.Faces(ctx, n.Network()); err != nil && ctx.Err() == nil {
@@ -248,7 +291,7 @@ func (n *Node) leave(plane *service) error {
 	ctx, cancel := context.WithTimeout(n.context, n.cfg.DrainTimeout)
 	defer cancel()
 	for n.someoneStays() {
-		if err := n.plane.Propose(ctx, control.Proposal{Kind: control.ProposeLeave, Member: n.self}); err != nil {
+		if err := n.plane.Leave(ctx); err != nil {
 			n.cfg.Log.Debug().Err(err).Msg("leaving is not heard")
 		}
 		t := time.NewTimer(leaveInterval)
@@ -262,7 +305,7 @@ func (n *Node) leave(plane *service) error {
 			return plane.err
 		case <-ctx.Done():
 			t.Stop()
-			return fmt.Errorf("%w: %d partitions were not given away within %v", dramnode.ErrPartitionLost, n.owned(), n.cfg.DrainTimeout)
+			return n.undrained()
 		}
 	}
 	return nil
@@ -293,8 +336,31 @@ func (n *Node) owned() int {
 	return 0
 }
 
+// undrained says what was not given away in time.
+func (n *Node) undrained() error {
+	sole, copies := 0, 0
+	if t := n.plane.Table(); t != nil {
+		self := t.Index(n.self.Incarnation)
+		for i := range t.Rows {
+			switch r := &t.Rows[i]; {
+			case self != control.None && r.Owner == self && r.Backups == control.NoBackups:
+				sole++
+			case self != control.None && r.Owner == self || r.IsBackup(self):
+				copies++
+			}
+		}
+	}
+	if sole == 0 && copies > 0 {
+		return fmt.Errorf("%w: copies of %d partitions were not made elsewhere within %v", dramnode.ErrDegraded, copies, n.cfg.DrainTimeout)
+	}
+	return fmt.Errorf("%w: %d partitions were not given away within %v", dramnode.ErrPartitionLost, sole, n.cfg.DrainTimeout)
+}
+
 // retire stops serving: nothing new starts, and what waits for a move is answered.
 func (n *Node) retire() {
+	if n.replicas != nil {
+		n.replicas.retire()
+	}
 	for p := range n.parts {
 		part := &n.parts[p]
 		part.mu.Lock()

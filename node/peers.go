@@ -100,21 +100,11 @@ func (p *peers) infos() map[string]transport.LinkInfo {
 
 // Call implements control.Peers: one control request, waiting for its reply.
 func (p *peers) Call(ctx context.Context, addr string, kind wire.Kind, body []byte) ([]byte, error) {
-	l, err := p.link(addr)
-	if err != nil {
-		return nil, err
-	}
 	c := &controlCall{peers: p, done: make(chan struct{})}
-	h := wire.Header{Kind: kind, BudgetMicros: budget(ctx)}
-	c.call.Header = wire.AppendHeader(nil, &h)
-	c.call.Completer = c
-	if deadline, ok := ctx.Deadline(); ok {
-		c.call.Deadline = deadline
-	}
-	if c.call.Body, err = p.scratch.body(body); err != nil {
+	deadline, _ := ctx.Deadline()
+	if err := p.start(c, c, addr, kind, body, deadline); err != nil {
 		return nil, err
 	}
-	l.Call(&c.call)
 	select {
 	case <-c.done:
 		return c.reply, c.err
@@ -123,13 +113,22 @@ func (p *peers) Call(ctx context.Context, addr string, kind wire.Kind, body []by
 	}
 }
 
-// budget is what is left of ctx in microseconds, 0 for no limit.
-func budget(ctx context.Context) uint32 {
-	deadline, ok := ctx.Deadline()
-	if !ok {
-		return 0
+// start sends a control request, which to hears the end of unless start fails.
+func (p *peers) start(c *controlCall, to transport.Completer, addr string, kind wire.Kind, body []byte, deadline time.Time) error {
+	l, err := p.link(addr)
+	if err != nil {
+		return err
 	}
-	return budgetOf(time.Until(deadline))
+	h := wire.Header{Kind: kind}
+	if !deadline.IsZero() {
+		h.BudgetMicros = budgetOf(time.Until(deadline))
+	}
+	c.call = transport.Call{Header: wire.AppendHeader(nil, &h), Completer: to, Deadline: deadline}
+	if c.call.Body, err = p.scratch.body(body); err != nil {
+		return err
+	}
+	l.Call(&c.call)
+	return nil
 }
 
 func budgetOf(left time.Duration) uint32 {

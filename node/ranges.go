@@ -137,8 +137,17 @@ func (n *Node) stayed(set partitionSet, before []uint32) bool {
 }
 
 func (n *Node) list(q *wire.ListRequest, set partitionSet, before []uint32) answer {
+	page := n.page(q, set, n.now())
+	if !n.stayed(set, before) {
+		return failed(errNotServing) // keys could be missing from the page
+	}
+	return n.pageAnswer(&page)
+}
+
+// page lists what the store has of the set's partitions and has not expired by now.
+func (n *Node) page(q *wire.ListRequest, set partitionSet, now int64) (page wire.ListReply) {
 	l := storage.Listing{
-		Start: q.Start, Limit: int(q.Limit), BudgetBytes: wire.ListPageBytes - wire.ListReplyBytes, Include: set.has, Now: n.now(),
+		Start: q.Start, Limit: int(q.Limit), BudgetBytes: wire.ListPageBytes - wire.ListReplyBytes, Include: set.has, Now: now,
 	}
 	if len(q.End) > 0 {
 		l.End = q.End
@@ -146,15 +155,15 @@ func (n *Node) list(q *wire.ListRequest, set partitionSet, before []uint32) answ
 	if len(q.After) > 0 {
 		l.After = q.After
 	}
-	var page wire.ListReply
 	page.More = n.store.List(l, func(e storage.Entry) bool {
 		page.Entries = append(page.Entries, wire.ListEntry{Key: bytes.Clone(e.Key), Generation: e.Generation, Size: uint64(e.ValueBytes)})
 		return true
 	})
-	if !n.stayed(set, before) {
-		return failed(errNotServing) // keys could be missing from the page
-	}
-	body, err := n.scratch.body(wire.AppendListReply(nil, &page))
+	return page
+}
+
+func (n *Node) pageAnswer(page *wire.ListReply) answer {
+	body, err := n.scratch.body(wire.AppendListReply(nil, page))
 	if err != nil {
 		return failed(err)
 	}

@@ -30,7 +30,7 @@ func (c *caller) everyPage(t *control.Table, kind wire.Kind, start, end string, 
 		for more := owned > 0; more; {
 			h := wire.Header{Kind: kind}
 			if kind == wire.KindDeleteRange {
-				h.Ext = wire.AppendWriteExt(nil, wire.WriteExt{Client: 1})
+				h.Ext = wire.AppendWriteExt(nil, wire.WriteExt{Client: c.id, Counter: c.counter.Add(1)})
 			}
 			r := c.once(m.Name, h, wire.AppendListRequest(nil, &q))
 			switch {

@@ -117,14 +117,23 @@ func (n *Node) Place(r *transport.Request, bytes int) ([]byte, error) {
 			return b, nil
 		}
 	}
-	n.reply(&req, failed(err))
+	if n.replicas == nil || !n.replicas.refuseValue(&req, err) {
+		n.reply(&req, failed(err))
+	}
 	return nil, transport.ErrRefused
 }
 
 func (n *Node) place(req *request, r *transport.Request, bytes int) ([]byte, error) {
 	switch req.h.Kind {
 	case wire.KindPut, wire.KindMove:
-		res, err := n.store.Reserve(req.h.Key, bytes)
+		res, err := n.reserve(req, bytes)
+		r.Cookie = res.Token()
+		return res.Bytes, err
+	case wire.KindReplica:
+		if n.replicas == nil {
+			return nil, errNotReplicated
+		}
+		res, err := n.replicas.placeMessage(req, bytes)
 		r.Cookie = res.Token()
 		return res.Bytes, err
 	case wire.KindList, wire.KindDeleteRange:
@@ -134,13 +143,22 @@ func (n *Node) place(req *request, r *transport.Request, bytes int) ([]byte, err
 		res, err := n.store.ReserveScratch(bytes)
 		r.Cookie = res.Token()
 		return res.Bytes, err
-	case wire.KindPublish, wire.KindPropose, wire.KindProbe:
+	case wire.KindPublish, wire.KindPropose, wire.KindProbe, wire.KindMember:
 		if bytes > maxControlBytes {
 			return nil, fmt.Errorf("%w: control request of %d bytes", dramnode.ErrTooLarge, bytes)
 		}
 		return n.scratch.get(bytes)
 	}
 	return nil, fmt.Errorf("%w: a request of kind %d has no body of %d bytes", dramnode.ErrInvalid, req.h.Kind, bytes)
+}
+
+var errNotReplicated = fmt.Errorf("%w: this cluster keeps one copy of each partition", dramnode.ErrInvalid)
+
+func (n *Node) reserve(req *request, bytes int) (storage.Reservation, error) {
+	if n.replicas != nil {
+		return n.replicas.placePut(req, bytes)
+	}
+	return n.store.Reserve(req.h.Key, bytes)
 }
 
 // parse validates what a peer sent. The reply to a request without a readable header carries kind 0
@@ -192,10 +210,20 @@ func (n *Node) Serve(r *transport.Request) {
 		n.serveKey(&req)
 		return
 	case wire.KindList, wire.KindDeleteRange:
-		n.later(&req, n.serveRange)
+		if n.replicas != nil {
+			n.later(&req, n.replicas.serveRange)
+		} else {
+			n.later(&req, n.serveRange)
+		}
 	case wire.KindMove:
 		n.serveMove(&req)
 		return
+	case wire.KindReplica:
+		n.serveReplica(&req)
+		return
+	case wire.KindMember: // leases hang on it: it does not wait for a worker
+		_, err := n.plane.Serve(req.h.Kind, req.body)
+		n.replyBytes(&req, nil, err)
 	case wire.KindTable:
 		n.later(&req, n.serveControl)
 	case wire.KindShare:
@@ -270,13 +298,26 @@ func (n *Node) serveKey(r *request) {
 	}
 	switch d := v.Route(&r.h); d.Action {
 	case router.Serve:
-		n.serveHere(v, d, r)
+		if n.replicas != nil {
+			n.replicas.serveKey(d, r)
+		} else {
+			n.serveHere(v, d, r)
+		}
 	case router.Forward:
 		n.forward(v, d, r)
 	case router.Refuse:
 		n.drop(r)
 		n.refuse(r, d)
 	}
+}
+
+func (n *Node) serveReplica(r *request) {
+	if n.replicas == nil {
+		n.drop(r)
+		n.reply(r, failed(errNotReplicated))
+		return
+	}
+	n.replicas.serveMessage(r)
 }
 
 // refuse says who owns the partition as far as we know.

@@ -10,19 +10,26 @@ import (
 // onTable makes this node do what t says. It runs under the plane's lock, so it only switches states;
 // what takes time goes to the janitor.
 func (n *Node) onTable(_, t *control.Table) {
+	// The view goes first. Who reads it under a partition's lock then sees the table that turn has
+	// followed there or a newer one, which turn is about to follow.
+	if v := n.show(t); v != nil {
+		for p := range t.Rows {
+			n.turn(v, uint16(p))
+		}
+		n.janitor.add(n.followTable)
+	}
+}
+
+// show makes t what requests are routed by.
+func (n *Node) show(t *control.Table) *router.View {
 	v, err := router.NewView(t, n.self.Incarnation)
 	if err != nil {
 		n.cfg.Log.Error().Err(err).Msg("table not usable")
-		return
+		return nil
 	}
-	// The view goes first. Who reads it under a partition's lock then sees the table that turn has
-	// followed there or a newer one, which turn is about to follow.
 	n.view.Store(v)
 	n.version.Store(t.Version)
-	for p := range t.Rows {
-		n.turn(v, uint16(p))
-	}
-	n.janitor.add(n.followTable)
+	return v
 }
 
 // turn brings one partition from what this node did for it to what v says.

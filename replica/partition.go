@@ -40,9 +40,9 @@ type Node struct {
 	ID     ID
 	Config Config
 
-	// Lease is the instant from which on this node serves nothing: when the last granted renewal was sent, plus
-	// the lease. It must be extended only after every partition adopted its row of the table granted with it.
-	Lease int64
+	// Until returns the instant from which on this node serves nothing: when the last granted renewal was sent, plus
+	// the lease. It must rise only after every partition adopted its row of the table granted with it.
+	Until func() int64
 }
 
 // A peerSet holds positions in Partition.peers, and learnerBit.
@@ -87,6 +87,15 @@ func (p *Partition) Busy() bool {
 	return len(p.queries) > 0 || p.lead != nil && p.lead.busy(p.audience())
 }
 
+// Serves reports whether gets are answered here, and whether for keys with a pending version too. Overdue entries are
+// for Do in any case. Like those of Do, answers count if Confirm holds afterwards.
+func (p *Partition) Serves() (gets, dirty bool) {
+	if p.lead != nil {
+		return p.lead.phase == active, true
+	}
+	return p.inSync(), false
+}
+
 // Confirm reports whether what an Observed reply of that epoch tells may be told. now must be read after the step
 // that made the reply.
 func (p *Partition) Confirm(now int64, epoch Epoch) bool {
@@ -94,7 +103,7 @@ func (p *Partition) Confirm(now int64, epoch Epoch) bool {
 		(epoch == p.row.Epoch || rule.Off(rule.EpochAfterCapture))
 }
 
-func (p *Partition) leased(now int64) bool { return now < p.node.Lease }
+func (p *Partition) leased(now int64) bool { return now < p.node.Until() }
 
 func (p *Partition) inSync() bool    { return slices.Contains(p.row.Sync, p.node.ID) }
 func (p *Partition) isLearner() bool { return p.row.Learner == p.node.ID && !p.inSync() }

@@ -42,7 +42,7 @@ var config = replica.Config{
 func newCluster(t *testing.T, n int) *cluster {
 	c := &cluster{t: t, now: 1000, replies: map[uint64]replica.Reply{}}
 	for id := range n {
-		at := &node{Node: replica.Node{ID: state.Incarnation(id + 1), Config: config, Lease: 1 << 60}}
+		at := &node{Node: replica.Node{ID: state.Incarnation(id + 1), Config: config, Until: func() int64 { return 1 << 60 }}}
 		at.Partition = replica.New(&at.Node, &at.store)
 		c.nodes = append(c.nodes, at)
 	}
@@ -60,7 +60,7 @@ func newCluster(t *testing.T, n int) *cluster {
 
 // join adds a replica that has no row.
 func (c *cluster) join(id replica.ID) replica.ID {
-	n := &node{Node: replica.Node{ID: id, Config: config, Lease: 1 << 60}}
+	n := &node{Node: replica.Node{ID: id, Config: config, Until: func() int64 { return 1 << 60 }}}
 	n.Partition = replica.New(&n.Node, &n.store)
 	c.nodes = append(c.nodes, n)
 	return id

@@ -50,14 +50,16 @@ func (v *View) Partition(key []byte) ring.Partition { return v.keys.Partition(ke
 
 // Route decides about a request for one key. Backups answer gets, the owner everything. A forwarded request is never forwarded again, so that
 // two nodes that disagree cannot send it in a circle; a request with a fence was meant for this
-// node alone, so its sender is better off with a newer table than with a detour.
+// node alone, so its sender is better off with a newer table than with a detour. A relayed one is forwarded
+// by the row that its sender knows, or not at all: a write that may be repeated must not be executed in an
+// epoch of which its sender does not know whether partitions were lost before it.
 func (v *View) Route(h *wire.Header) Decision {
 	p := v.keys.Partition(h.Key)
 	d := Decision{Partition: p, Row: v.Table.Rows[p]}
 	switch {
 	case d.Row.Owner == v.Self || h.Kind == wire.KindGet && d.Row.IsBackup(v.Self):
 		d.Action = Serve
-	case h.Flags&(wire.FlagHop|wire.FlagFence) != 0:
+	case h.Flags&wire.FlagHop != 0 || h.Flags&wire.FlagFence != 0 && (h.Flags&wire.FlagRelay == 0 || h.Epoch != d.Row.Epoch):
 		d.Action = Refuse
 	default:
 		d.Action = Forward

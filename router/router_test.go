@@ -71,6 +71,29 @@ func TestRoute(t *testing.T) {
 	}
 }
 
+// TestRelay: a relayed request is forwarded by the row of its fence, once.
+func TestRelay(t *testing.T) {
+	v := view(t, 10)
+	key := keyOf(v, 1)
+	epoch := v.Table.Rows[v.Partition(key)].Epoch
+	const relay = wire.FlagFence | wire.FlagRelay
+	for _, c := range []struct {
+		flags uint16
+		epoch uint32
+		want  Action
+	}{
+		{relay, epoch, Forward},
+		{relay, epoch - 1, Refuse},
+		{relay, epoch + 1, Refuse},
+		{relay | wire.FlagHop, epoch, Refuse},
+		{wire.FlagFence, epoch, Refuse},
+	} {
+		if d := v.Route(&wire.Header{Kind: wire.KindPut, Flags: c.flags, Epoch: c.epoch, Key: key}); d.Action != c.want {
+			t.Errorf("%+v in epoch %d: action %d", c, epoch, d.Action)
+		}
+	}
+}
+
 // TestBackupsAnswerGets and nothing else.
 func TestBackupsAnswerGets(t *testing.T) {
 	replicated := table(8)
@@ -118,8 +141,11 @@ func TestRequestsCrossOneNodeAtMost(t *testing.T) {
 			Epoch: rapid.Uint32().Draw(t, "epoch"), Key: rapid.SliceOfN(rapid.Byte(), 1, 20).Draw(t, "key"),
 		}
 		d := v.Route(&h)
-		if d.Action == Forward && h.Flags&(wire.FlagHop|wire.FlagFence) != 0 {
+		if d.Action == Forward && h.Flags&wire.FlagHop != 0 {
 			t.Fatalf("%+v is forwarded again", h)
+		}
+		if d.Action == Forward && h.Flags&wire.FlagFence != 0 && (h.Flags&wire.FlagRelay == 0 || h.Epoch != d.Row.Epoch) {
+			t.Fatalf("%+v is forwarded by %+v", h, d.Row)
 		}
 		if (d.Action == Serve) != (d.Row.Owner == v.Self) { // nobody is a backup here
 			t.Fatalf("%+v with owner %d at %d", d, d.Row.Owner, v.Self)

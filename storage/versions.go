@@ -137,6 +137,39 @@ func (v *Versions) Get(key []byte) (committed Version, staged Staged) {
 	return v.versionLocked(v.shard.index.find(&id)), v.stagedLocked(v.shard.staged.find(&id))
 }
 
+// A Finding says what Read met.
+type Finding uint8
+
+const (
+	Missing Finding = iota // no committed value
+	Found                  // one, which is returned
+	Overdue                // one whose deadline has passed
+)
+
+// Read returns the committed value of key as Store.GetInto does, and reports whether another version is staged.
+func (v *Versions) Read(dst, key []byte, now int64) (value Value, found Finding, staged bool) {
+	s := v.store
+	id := s.identify(v.partition, key)
+	v.shard.mu.Lock()
+	defer v.shard.mu.Unlock()
+	staged = s.partitions[v.partition].staged > 0 && v.shard.staged.find(&id) != none
+	rec := v.shard.index.find(&id)
+	switch {
+	case !s.mem.alive(rec, 0):
+		return Value{}, Missing, staged
+	case !s.mem.alive(rec, now):
+		return Value{}, Overdue, staged
+	}
+	value.Info, value.Place = s.mem.info(rec), uint64(rec)
+	stored := s.mem.value(rec)
+	if len(stored) <= len(dst) {
+		value.Bytes = dst[:copy(dst, stored)]
+		return value, Found, staged
+	}
+	value.Bytes, value.Lease = stored, s.leaseLocked(v.shard, rec)
+	return value, Found, staged
+}
+
 func (v *Versions) versionLocked(rec handle) Version {
 	m := v.store.mem
 	switch {

@@ -16,7 +16,7 @@ const (
 	KindDelete      Kind = 3 // ext: WriteExt
 	KindTouch       Kind = 4 // ext: WriteExt
 	KindList        Kind = 5 // body: ListRequest; reply body: ListReply
-	KindDeleteRange Kind = 6 // ext: WriteExt; body: ListRequest; reply ext: Size is the count
+	KindDeleteRange Kind = 6 // ext: WriteExt; body: ListRequest, with FlagFence all its partitions have that epoch; reply ext: Size is the count
 
 	// Control operations; package control defines their bodies.
 	KindTable   Kind = 32 // reply body: the table
@@ -110,6 +110,8 @@ const (
 	FlagFence                         // Epoch must be the row's epoch at the owner
 	FlagReply                         // this is a reply
 	FlagPlace                         // the sender has mapped our memory: tell it where the record is
+	FlagRelay                         // with FlagFence: another node than the owner forwards, if it knows the row of that Epoch
+	FlagStale                         // reads: any replica answers from its committed version, without a lease
 	flagsEnd
 )
 
@@ -153,6 +155,11 @@ func AppendHeader(dst []byte, h *Header) []byte {
 	dst = binary.LittleEndian.AppendUint32(dst, h.CRC)
 	dst = append(dst, h.Ext...)
 	return append(dst, h.Key...)
+}
+
+// MarkReply makes the header that AppendHeader wrote in b that of a reply.
+func MarkReply(b []byte) {
+	binary.LittleEndian.PutUint16(b[2:], binary.LittleEndian.Uint16(b[2:])|FlagReply)
 }
 
 // ParseHeader parses what AppendHeader wrote. Ext and Key point into b.

@@ -73,9 +73,9 @@ func (g *Group) enter() {
 }
 
 func (g *Group) askToJoin(members []string) {
-	a := leader.Ask{Kind: leader.AskJoin, From: g.cfg.Self.Incarnation, Node: g.cfg.Self}
+	a := leader.Ask{Kind: leader.AskJoin, From: g.cfg.Self.Incarnation, Node: g.cfg.Self, Params: g.cfg.Params}
 	for _, addr := range members {
-		g.send(Message{Kind: KindAsk, Addr: addr, Ask: a, Settings: g.cfg.Settings.Append(nil), MaxValue: g.cfg.MaxValue})
+		g.send(Message{Kind: KindAsk, Addr: addr, Ask: a, Settings: g.cfg.Settings.Append(nil), MaxValue: g.cfg.MaxValue, Lease: g.cfg.Timing.Length})
 	}
 }
 

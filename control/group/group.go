@@ -8,7 +8,6 @@
 package group
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"slices"
@@ -390,16 +389,8 @@ func (g *Group) joining(m Message) {
 	refuse := func(text string) {
 		g.send(Message{Kind: KindRefuse, To: m.Ask.Node.Incarnation, Addr: m.Ask.Node.Addr, Text: text})
 	}
-	if !bytes.Equal(m.Settings, s.Settings.Append(nil)) {
-		theirs, err := ring.ParseConfig(m.Settings)
-		if err != nil {
-			return
-		}
-		refuse("settings differ: " + theirs.Diff(s.Settings)) // whoever reads it is the newcomer
-		return
-	}
-	if m.MaxValue != s.MaxValue {
-		refuse(fmt.Sprintf("settings differ: max-value %d here, %d there", m.MaxValue, s.MaxValue))
+	if diff := g.differs(&m, s); diff != "" {
+		refuse("settings differ: " + diff)
 		return
 	}
 	g.stranger(m.Ask.From, m.Ask.Node.Addr)
@@ -410,8 +401,35 @@ func (g *Group) joining(m Message) {
 	case g.lead != nil:
 		g.asked(m.Ask)
 	case to != 0 && m.From == m.Ask.From: // not passed on yet
-		g.send(Message{Kind: KindAsk, To: to, Ask: m.Ask, Settings: m.Settings, MaxValue: m.MaxValue})
+		g.send(Message{Kind: KindAsk, To: to, Ask: m.Ask, Settings: m.Settings, MaxValue: m.MaxValue, Lease: m.Lease})
 	}
+}
+
+// differs says what a joining process was told that is not so in the cluster, "" for nothing. "Here" is the
+// newcomer, who reads it. Leases above all must be equal: a leader waits for those that others granted.
+func (g *Group) differs(m *Message, s *state.State) string {
+	theirs, err := ring.ParseConfig(m.Settings)
+	if err != nil {
+		return err.Error()
+	}
+	if diff := theirs.Diff(s.Settings); diff != "" {
+		return diff
+	}
+	for _, d := range []struct {
+		name        string
+		here, there any
+	}{
+		{"max-value", m.MaxValue, s.MaxValue},
+		{"replicas", m.Ask.Params.Replicas, s.Params.Replicas},
+		{"min-sync", m.Ask.Params.MinSync, s.Params.MinSync},
+		{"on-loss", m.Ask.Params.OnLoss, s.Params.OnLoss},
+		{"lease", m.Lease, g.cfg.Timing.Length},
+	} {
+		if d.here != d.there {
+			return fmt.Sprintf("%s %v here, %v there", d.name, d.here, d.there)
+		}
+	}
+	return ""
 }
 
 // turn does what follows from what has happened, and collects what the log wants sent.

@@ -466,6 +466,19 @@ func TestJoinRefused(t *testing.T) {
 	if p.Err() == nil || !strings.Contains(p.Err().Error(), "max-value") {
 		t.Errorf("another max-value: %v", p.Err())
 	}
+	for want, change := range map[string]func(*Config){
+		"replicas 2 here, 3 there":            func(c *Config) { c.Params.Replicas = 2 },
+		"min-sync 2 here, 1 there":            func(c *Config) { c.Params.MinSync = 2 },
+		"on-loss refuse here, recreate there": func(c *Config) { c.Params.OnLoss = state.Refuse },
+		"lease 2s here, 1s there":             func(c *Config) { c.Timing.Length = 2 * time.Second },
+	} {
+		w.config = change
+		p = w.start("x", "b")
+		w.run(3 * time.Second)
+		if !errors.Is(p.Err(), dramnode.ErrClusterConflict) || !strings.Contains(p.Err().Error(), want) {
+			t.Errorf("%v, want %q", p.Err(), want)
+		}
+	}
 	w.config = func(c *Config) { c.Self.Name = "b" }
 	p = w.start("x", "c")
 	w.run(6 * time.Second)

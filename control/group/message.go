@@ -40,8 +40,9 @@ type Message struct {
 	Renewal  lease.Renewal
 	Grant    lease.Grant
 	Ask      leader.Ask
-	Settings []byte // with a join: ring.Config, which must be the cluster's
-	MaxValue uint32 // with a join, likewise
+	Settings []byte        // with a join: ring.Config, which must be the cluster's
+	MaxValue uint32        // with a join, likewise
+	Lease    time.Duration // with a join, likewise
 	Usage    []Usage
 	Table    []byte
 	Text     string
@@ -80,7 +81,7 @@ func (m *Message) Append(dst []byte) []byte {
 		e.rest(m.Grant.Table)
 	case KindAsk:
 		e.ask(&m.Ask)
-		e.u64(uint64(m.MaxValue))
+		e.u64(uint64(m.MaxValue), uint64(m.Lease))
 		e.rest(m.Settings)
 	case KindRefuse:
 		e.rest([]byte(m.Text))
@@ -117,7 +118,7 @@ func ParseMessage(b []byte) (Message, error) {
 		m.Grant = lease.Grant{Era: uint32(d.number(1<<32 - 1)), Sent: time.Duration(d.number(1 << 62)), Length: time.Duration(d.number(1 << 62)), Table: d.rest()}
 	case KindAsk:
 		m.Ask = d.ask()
-		m.MaxValue = uint32(d.number(1<<32 - 1))
+		m.MaxValue, m.Lease = uint32(d.number(1<<32-1)), time.Duration(d.number(1<<62))
 		m.Settings = d.rest()
 	case KindRefuse:
 		m.Text = string(d.rest())
@@ -163,7 +164,7 @@ func (e *encoder) ask(a *leader.Ask) {
 	var batch []state.Command
 	switch a.Kind {
 	case leader.AskJoin:
-		batch = []state.Command{state.Join{Node: a.Node}}
+		batch = []state.Command{state.Join{Node: a.Node}, state.SetParams{Params: a.Params}}
 	case leader.AskParams:
 		batch = []state.Command{state.SetParams{Params: a.Params}}
 	}

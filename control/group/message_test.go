@@ -24,7 +24,7 @@ func everything() []Message {
 		{Kind: KindRenew, Renewal: lease.Renewal{Node: 1, Era: 2, Applied: 3, Sent: 4}},
 		{Kind: KindGrant, Grant: lease.Grant{Era: 1, Sent: 2, Length: 3, Table: []byte{4}}},
 		{Kind: KindAsk, Ask: leader.Ask{Kind: leader.AskPromote, From: 1, Partition: 2, Epoch: 3, Peer: 4, AssignID: 5}},
-		{Kind: KindAsk, Ask: leader.Ask{Kind: leader.AskJoin, From: 5, Node: node}, Settings: []byte{6}, MaxValue: 7},
+		{Kind: KindAsk, Ask: leader.Ask{Kind: leader.AskJoin, From: 5, Node: node, Params: state.DefaultParams()}, Settings: []byte{6}, MaxValue: 7, Lease: 8},
 		{Kind: KindAsk, Ask: leader.Ask{Kind: leader.AskParams, AssignID: 5, Params: state.DefaultParams()}},
 		{Kind: KindRefuse, Text: "no"},
 		{Kind: KindUsage, Usage: []Usage{{1, 2}, {3, 4}}},

@@ -54,7 +54,7 @@ const (
 	stuckAfter  = 5 * time.Second  // an inactive row whose primary lives gets another one
 	unfitLife   = time.Minute      // before that node is made the row's primary again, without need
 	joinLife    = 2 * time.Second  // a join that is not repeated is dropped
-	nameGrace   = 3 * time.Second  // before a join is refused for its name: a restart is quicker than a lease
+	nameGrace   = 3 * time.Second  // on top of a lease, before a join is refused for its name: a restart is quicker
 	shrinkDelay = 30 * time.Second // before there are fewer than three voters
 	maxAsks     = 1 << 17
 
@@ -96,6 +96,7 @@ type Leader struct {
 	forgotAt  time.Duration
 
 	bytes   []uint64 // of each partition, as its primary said
+	sized   []bool   // it did
 	buckets map[state.Incarnation]*bucket
 	target  placement // over the nodes that count
 	present placement // over those that are up
@@ -113,7 +114,7 @@ func New(self state.Incarnation, s *state.State, timing lease.Timing, now time.D
 		asks: map[ring.Partition]map[AskKind]Ask{}, reported: map[onRow]Ask{}, doubts: map[onRow]time.Duration{}, unfit: map[onRow]time.Duration{},
 		joins: map[state.Incarnation]join{}, refused: map[state.Incarnation]error{}, leaves: map[state.Incarnation]bool{},
 		suspended: map[state.Incarnation]time.Duration{}, inactive: map[ring.Partition]pause{},
-		bytes: make([]uint64, len(s.Rows)), buckets: map[state.Incarnation]*bucket{},
+		bytes: make([]uint64, len(s.Rows)), sized: make([]bool, len(s.Rows)), buckets: map[state.Incarnation]*bucket{},
 	}
 }
 
@@ -174,7 +175,7 @@ func (l *Leader) askJoin(now time.Duration, n state.Node) error {
 // Usage notes how large a partition is, as its primary says.
 func (l *Leader) Usage(p ring.Partition, bytes uint64) {
 	if int(p) < len(l.bytes) {
-		l.bytes[p] = bytes
+		l.bytes[p], l.sized[p] = bytes, true
 	}
 }
 
@@ -324,7 +325,7 @@ func (d *decision) admit(j join) {
 		if old.Serves() {
 			// Names are unique, so the old process should be dead, and its lease will end. If it lives on,
 			// the newcomer has taken its name.
-			if d.now-j.since > nameGrace && d.Grants.Holds(d.now, old.Incarnation) {
+			if d.now-j.since > nameGrace+d.timing.Hold() && d.Grants.Holds(d.now, old.Incarnation) {
 				d.refused[n.Incarnation] = fmt.Errorf("%w: the name %q is in use by %s", dramnode.ErrClusterConflict, n.Name, old.Addr)
 			}
 			return

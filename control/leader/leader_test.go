@@ -548,6 +548,36 @@ func TestMoveLimits(t *testing.T) {
 	}
 }
 
+// TestSmallMoves: partitions that are known to be small move many at a time.
+func TestSmallMoves(t *testing.T) {
+	for _, c := range []struct {
+		bytes uint64 // 0: not known
+		most  int
+	}{{0, 2}, {smallBytes - 1, 2 * smallMoves}, {smallBytes, 2}} {
+		params := state.DefaultParams()
+		params.RebuildBudget = 1 << 40
+		b := newBench(t, 63, params)
+		b.run(1100 * ms)
+		for p := range b.s.Rows {
+			if c.bytes > 0 {
+				b.l.Usage(ring.Partition(p), c.bytes)
+			}
+		}
+		b.start(2)
+		_ = b.l.Ask(b.now, Ask{Kind: AskJoin, Node: newNode(2, "n2")})
+		b.now += 25 * ms
+		assigned := 0
+		for _, cmd := range b.l.Decide(b.now, 1, b.s) {
+			if a, ok := cmd.(state.Assign); ok && a.Learner == 2 {
+				assigned++
+			}
+		}
+		if assigned != c.most {
+			t.Errorf("%d moves of %d bytes began at once, want %d", assigned, c.bytes, c.most)
+		}
+	}
+}
+
 func TestVoters(t *testing.T) {
 	zone := func(n state.Node, zone string) state.Node { n.Zone = zone; return n }
 	status := func(n state.Node, status state.Status) state.Node { n.Status = status; return n }

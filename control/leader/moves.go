@@ -78,6 +78,21 @@ type step struct {
 	primary   state.Incarnation // to hand over only
 }
 
+// A move of a partition that was small when it was last measured costs its nodes little but time: so many of them count
+// as one.
+const (
+	smallBytes = 1 << 20
+	smallMoves = 16
+)
+
+// weight is what a move of p takes of a node's limit, which is smallMoves for each of Params.MovesPerNode.
+func (d *decision) weight(p ring.Partition) int {
+	if d.sized[p] && d.bytes[p] < smallBytes {
+		return 1
+	}
+	return smallMoves
+}
+
 // maxHandovers rows at once stop their writes for a configuration that only tidies up.
 const maxHandovers = 32
 
@@ -93,8 +108,8 @@ func (d *decision) move() {
 		case !r.Active():
 			handovers++
 		case r.Learner != 0:
-			in[r.Learner]++
-			out[r.Primary]++
+			in[r.Learner] += d.weight(ring.Partition(p))
+			out[r.Primary] += d.weight(ring.Partition(p))
 		default:
 			if s, ok := d.stepOf(ring.Partition(p), r); ok {
 				steps = append(steps, s)
@@ -102,7 +117,7 @@ func (d *decision) move() {
 		}
 	}
 	slices.SortStableFunc(steps, func(a, b step) int { return cmp.Compare(a.copies, b.copies) })
-	limit := int(d.State.Params.MovesPerNode)
+	limit := int(d.State.Params.MovesPerNode) * smallMoves
 	for _, s := range steps {
 		r := &d.State.Rows[s.partition]
 		if s.learner == 0 {
@@ -112,11 +127,11 @@ func (d *decision) move() {
 			}
 			continue
 		}
-		from := r.Primary
-		if in[s.learner] < limit && out[from] < limit && d.pay(from, s.learner, d.bytes[s.partition]) &&
+		from, cost := r.Primary, d.weight(s.partition)
+		if in[s.learner]+cost <= limit && out[from]+cost <= limit && d.pay(from, s.learner, d.bytes[s.partition]) &&
 			d.try(state.Assign{Partition: s.partition, Epoch: r.Epoch, Learner: s.learner}) == nil {
-			in[s.learner]++
-			out[from]++
+			in[s.learner] += cost
+			out[from] += cost
 		}
 	}
 }

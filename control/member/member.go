@@ -46,7 +46,7 @@ type Config struct {
 const (
 	turnInterval    = 5 * time.Millisecond
 	publishInterval = 100 * time.Millisecond // the leader looks at every row for it
-	sizesInterval   = 5 * time.Second
+	sizesInterval   = time.Second
 	leaveInterval   = 200 * time.Millisecond
 	inboxLength     = 4096
 	maxEvents       = 256

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/dramnode/dramnode"
 	"github.com/dramnode/dramnode/ring"
 )
 
@@ -135,6 +136,26 @@ const (
 	Recreate OnLoss = 0 // it starts again, empty
 	Refuse   OnLoss = 1 // it waits for the operator
 )
+
+func (o OnLoss) String() string {
+	switch o {
+	case Recreate:
+		return "recreate"
+	case Refuse:
+		return "refuse"
+	}
+	return fmt.Sprintf("on-loss(%d)", uint8(o))
+}
+
+// ParseOnLoss is the inverse of String.
+func ParseOnLoss(text string) (OnLoss, error) {
+	for o := Recreate; o <= Refuse; o++ {
+		if o.String() == text {
+			return o, nil
+		}
+	}
+	return 0, fmt.Errorf("%w: on-loss %q, want %v or %v", dramnode.ErrInvalid, text, Recreate, Refuse)
+}
 
 // Params are the policies of a cluster; SetParams changes them while it runs.
 type Params struct {

@@ -54,6 +54,7 @@ type node struct {
 	holder *lease.Holder // its part of the modelled one
 	table  *state.State  // the newest that was adopted
 	shared *replica.Node
+	until  int64 // the lease
 	store  *watched
 	part   *replica.Partition
 	out    replica.Effects
@@ -97,7 +98,7 @@ func (w *world) birth(slot int) *node {
 	} else {
 		n.holder = lease.NewHolder(state.Incarnation(id), w.timing)
 	}
-	n.shared = &replica.Node{ID: state.Incarnation(id), Config: engineConfig}
+	n.shared = &replica.Node{ID: state.Incarnation(id), Config: engineConfig, Until: func() int64 { return n.until }}
 	n.store = &watched{w.newStore(id), n}
 	n.part = replica.New(n.shared, n.store)
 	w.nodes[slot] = n
@@ -208,7 +209,7 @@ func (n *node) follow(h *lease.Holder) {
 		n.part.Adopt(n.clock(), &t.Rows[0], &n.out)
 		n.effects()
 	}
-	n.shared.Lease = int64(h.Until() / tick)
+	n.until = int64(h.Until() / tick)
 }
 
 // effects does what the last step wants done.

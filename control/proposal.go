@@ -1,42 +1,12 @@
 package control
 
 import (
-	"context"
 	"encoding/binary"
 	"fmt"
-	"time"
 
 	"github.com/dramnode/dramnode"
 	"github.com/dramnode/dramnode/ring"
-	"github.com/dramnode/dramnode/wire"
 )
-
-// A Plane decides who owns what. Publisher is the present one; a replicated one has the same shape.
-type Plane interface {
-	// Run keeps the table current until ctx ends, or until this process must not go on under its
-	// identity; then it returns ErrRetired or the reason why joining was refused.
-	Run(ctx context.Context) error
-
-	// Table returns the newest table known here, nil before the first.
-	Table() *Table
-
-	// Propose hands p to whoever publishes. A nil error means that it was heard, not that it was
-	// decided: the decision is a later table. Proposing again does no harm.
-	Propose(ctx context.Context, p Proposal) error
-
-	// Serve answers a control request of a peer (wire.KindTable to wire.KindPropose). Publish means
-	// that body is a table; the reply is valid until the next table.
-	Serve(kind wire.Kind, body []byte) (reply []byte, err error)
-
-	// Hint says that a peer has seen table version v.
-	Hint(v uint64)
-
-	// Quorate reports whether others could not have formed a majority without this process.
-	Quorate() bool
-
-	// QuorateUntil is the instant up to which that holds whatever happens.
-	QuorateUntil() time.Time
-}
 
 // ProposalKind says what a proposal asks for.
 type ProposalKind uint8

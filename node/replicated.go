@@ -1,0 +1,357 @@
+package node
+
+import (
+	"bytes"
+	"fmt"
+	"math"
+	"sync"
+
+	"github.com/dramnode/dramnode"
+	"github.com/dramnode/dramnode/control"
+	"github.com/dramnode/dramnode/replica"
+	"github.com/dramnode/dramnode/router"
+	"github.com/dramnode/dramnode/storage"
+	"github.com/dramnode/dramnode/transport"
+	"github.com/dramnode/dramnode/wire"
+)
+
+// serveKey runs an operation on a key whose partition has a replica here, as far as the table in use says.
+func (rs *replicas) serveKey(d router.Decision, r *request) {
+	part := &rs.parts[d.Partition]
+	if r.h.Kind == wire.KindGet {
+		rs.get(part, r)
+		return
+	}
+	q, err := rs.writeRequest(part, d, r)
+	if err != nil {
+		rs.n.drop(r)
+		rs.n.reply(r, failed(err))
+		return
+	}
+	rs.submit(part, r, q)
+}
+
+// get serves from the committed value where no step is needed: it is not overdue, and nothing is pending, or this is the
+// primary. The lease is looked at after the value, on a clock that is read after it.
+func (rs *replicas) get(part *replicaPart, r *request) {
+	e, err := wire.ParseReadExt(r.h.Ext)
+	if err != nil {
+		rs.n.reply(r, failed(fmt.Errorf("%w: %w", dramnode.ErrInvalid, err)))
+		return
+	}
+	part.mu.RLock()
+	if !part.gets {
+		part.mu.RUnlock()
+		rs.submit(part, r, replica.Request{Kind: wire.KindGet, Key: bytes.Clone(r.h.Key)})
+		return
+	}
+	v, found, staged := part.store.Read(r.room(), r.h.Key, rs.coarse.Load())
+	row := part.engine.Row()
+	leased := part.engine.Confirm(rs.now(), row.Epoch)
+	part.mu.RUnlock()
+	var a answer
+	switch {
+	case found == storage.Overdue || staged && !part.dirty:
+		rs.n.store.Release(v.Lease)
+		rs.submit(part, r, replica.Request{Kind: wire.KindGet, Key: bytes.Clone(r.h.Key)})
+		return
+	case !leased:
+		rs.n.store.Release(v.Lease)
+		a = failed(errNoLease)
+	case found == storage.Missing && row.LossCount > row.LossAccepted:
+		a = failed(errLost(part.number, row))
+	case found == storage.Missing:
+		a = answer{status: wire.StatusNotFound}
+	default:
+		a = rs.n.found(r, e, v, rs.coarse.Load())
+	}
+	a.epoch = uint32(row.Epoch)
+	rs.n.reply(r, a)
+}
+
+var errNoLease = fmt.Errorf("%w: this node has no lease", dramnode.ErrNoQuorum)
+
+func errLost(p uint16, row *replica.Row) error {
+	return fmt.Errorf("%w: partition %d lost all copies %d times, and that was accepted %d times", dramnode.ErrPartitionLost, p, row.LossCount, row.LossAccepted)
+}
+
+// writeRequest makes the engine's request of r. The key, and a value that came in the message, are copied: the engine keeps them.
+func (rs *replicas) writeRequest(part *replicaPart, d router.Decision, r *request) (q replica.Request, err error) {
+	e, err := wire.ParseWriteExt(r.h.Ext)
+	if err != nil {
+		return q, fmt.Errorf("%w: %w", dramnode.ErrInvalid, err)
+	}
+	q = replica.Request{
+		Kind: r.h.Kind, Epoch: replica.Epoch(r.h.Epoch), Key: bytes.Clone(r.h.Key),
+		Origin:  replica.Origin{Client: e.Client, Counter: e.Counter, FirstUnacked: e.FirstUnacked},
+		IfMatch: r.h.Flags&wire.FlagIfMatch != 0, IfGen: e.IfGeneration, TTL: lifeOf(e.TTLMillis),
+	}
+	if q.Epoch == 0 {
+		q.Epoch = replica.Epoch(d.Row.Epoch) // of a sender without a table
+	}
+	if r.h.Kind != wire.KindPut {
+		return q, nil
+	}
+	if rs.n.damaged(r) {
+		return q, fmt.Errorf("%w: the value of %q arrived damaged", dramnode.ErrCorrupt, r.h.Key)
+	}
+	if r.value.Bytes == nil && len(r.body) > 0 {
+		if r.value, err = part.store.Reserve(len(r.h.Key), len(r.body), false); err != nil {
+			return q, err
+		}
+		copy(r.value.Bytes, r.body)
+	}
+	q.Value = replica.Value{Blob: replica.Blob(r.value.Token()), Bytes: uint32(len(r.value.Bytes)), CRC: r.h.CRC}
+	r.value, r.body = storage.Reservation{}, nil // the engine's now
+	return q, nil
+}
+
+// lifeOf turns a ttl of the wire into the engine's; 0 is for ever in both.
+func lifeOf(ttlMillis uint64) int64 {
+	const most, milli = math.MaxInt64 / 4, 1_000_000
+	if ttlMillis > most/milli {
+		return most
+	}
+	return int64(ttlMillis) * milli
+}
+
+// submit has the engine do q. Its answer comes at once, or later from another step.
+func (rs *replicas) submit(part *replicaPart, r *request, q replica.Request) {
+	var room [stepAnswers]ended
+	kept := new(request) // r itself may be on its caller's stack
+	*kept = *r
+	part.mu.Lock()
+	part.token++
+	q.Token = part.token
+	part.waiting[q.Token] = waiter{r: kept}
+	part.engine.Do(rs.now(), q, &part.effects)
+	all := rs.effectsLocked(part, nil, room[:0])
+	if _, ok := part.waiting[q.Token]; ok {
+		kept.detach()
+	}
+	part.mu.Unlock()
+	rs.give(all)
+}
+
+// endedLocked takes the request that the engine replies to, with its answer. What was observed counts only if the lease and
+// the epoch hold on a clock that is read now.
+func (rs *replicas) endedLocked(part *replicaPart, reply *replica.Reply) (e ended, ok bool) {
+	w, ok := part.waiting[reply.Token]
+	if !ok {
+		return e, false // retired
+	}
+	delete(part.waiting, reply.Token)
+	status := reply.Status
+	if reply.Observed && !part.engine.Confirm(rs.now(), reply.Epoch) {
+		status = reply.Otherwise
+	}
+	e = ended{waiter: w}
+	switch {
+	case status == wire.StatusOK && w.part != nil:
+		e.a = answer{ext: wire.ReplyExt{Generation: reply.Gen, Size: reply.Count}, hasExt: true}
+	case status == wire.StatusOK && w.r.h.Kind == wire.KindGet:
+		e.a = rs.fetchedLocked(part, w.r, reply)
+	case status == wire.StatusOK, status == wire.StatusGenerationMismatch:
+		e.a = answer{status: status, ext: wire.ReplyExt{Generation: reply.Gen}, hasExt: true}
+	case status == wire.StatusNotFound:
+		e.a = answer{status: status}
+	case status == wire.StatusPartitionLost:
+		e.a = failed(errLost(part.number, part.engine.Row()))
+	default:
+		e.a = answer{status: status, body: transport.Body{Bytes: []byte(reasons[status])}}
+	}
+	e.a.epoch = uint32(reply.Epoch)
+	return e, true
+}
+
+// reasons are for people.
+var reasons = map[wire.Status]string{
+	wire.StatusNotOwner:       "this node does not serve the partition in this epoch",
+	wire.StatusUnavailable:    "the partition is between two configurations",
+	wire.StatusNoQuorum:       errNoLease.Error(),
+	wire.StatusDegraded:       "too few replicas are in sync",
+	wire.StatusBusy:           "too many writes of this partition or client are under way",
+	wire.StatusNoMemory:       "a replica has no room for the value",
+	wire.StatusUnknownOutcome: "the partition's configuration changed while the write was under way",
+}
+
+// fetchedLocked answers a get with the value that the engine names.
+func (rs *replicas) fetchedLocked(part *replicaPart, r *request, reply *replica.Reply) answer {
+	e, err := wire.ParseReadExt(r.h.Ext)
+	if err != nil {
+		return failed(fmt.Errorf("%w: %w", dramnode.ErrInvalid, err))
+	}
+	blob := uint64(reply.Value.Blob)
+	v := storage.Value{
+		Info:  storage.Info{Generation: reply.Gen, ValueBytes: int(reply.Value.Bytes), CRC: reply.Value.CRC, Deadline: reply.Deadline},
+		Bytes: part.store.Bytes(blob), Lease: part.store.Lease(blob),
+	}
+	return rs.n.found(r, e, v, rs.coarse.Load())
+}
+
+// A rangeJob is a delete of a range of keys in all the partitions that this node is asked for.
+type rangeJob struct {
+	rs *replicas
+	r  *request
+
+	mu      sync.Mutex
+	left    int
+	deleted uint64
+	failure *answer
+}
+
+// add takes the answer of one partition. The last one ends the request.
+func (j *rangeJob) add(a answer) {
+	j.mu.Lock()
+	j.left--
+	j.deleted += a.ext.Size
+	if a.status != wire.StatusOK && j.failure == nil {
+		j.failure = &a
+	}
+	done, failure := j.left == 0, j.failure
+	j.mu.Unlock()
+	switch {
+	case !done:
+	case failure != nil:
+		j.rs.n.reply(j.r, *failure)
+	default:
+		j.rs.n.reply(j.r, answer{ext: wire.ReplyExt{Size: j.deleted}, hasExt: true})
+	}
+}
+
+// serveRange lists, or deletes, the keys of the partitions whose primary this node is. All of them are served here, or
+// it is refused.
+func (rs *replicas) serveRange(r *request) {
+	q, err := wire.ParseListRequest(r.body, nil)
+	if err != nil {
+		rs.n.endRange(r, failed(fmt.Errorf("%w: %w", dramnode.ErrInvalid, err)))
+		return
+	}
+	v := rs.n.view.Load()
+	if v == nil || v.Self == control.None {
+		rs.n.endRange(r, failed(errNoTable))
+		return
+	}
+	set, ok := rs.n.selected(v, q.Partitions)
+	if !ok {
+		rs.n.endRange(r, failed(fmt.Errorf("%w: a partition number is too large", dramnode.ErrInvalid)))
+		return
+	}
+	if r.h.Kind == wire.KindDeleteRange {
+		rs.deleteRange(r, &q, set)
+		return
+	}
+	rs.n.endRange(r, rs.list(&q, set))
+}
+
+// endRange answers a request and frees its body.
+func (n *Node) endRange(r *request, a answer) {
+	n.drop(r)
+	n.reply(r, a)
+}
+
+// list makes a page of the committed values. Overdue ones are listed until their delete is committed, like everywhere else.
+func (rs *replicas) list(q *wire.ListRequest, set partitionSet) answer {
+	before := make([]replica.Epoch, len(rs.parts))
+	if p, err := rs.epochs(set, before); err != nil {
+		return rs.refusedRange(p, err)
+	}
+	page := rs.n.page(q, set, 0)
+	after := make([]replica.Epoch, len(rs.parts))
+	if p, err := rs.epochs(set, after); err != nil {
+		return rs.refusedRange(p, err)
+	}
+	for p := range before {
+		if before[p] != after[p] {
+			return failed(errNotServing) // keys could be missing from the page
+		}
+	}
+	return rs.n.pageAnswer(&page)
+}
+
+func (rs *replicas) refusedRange(p uint16, err error) answer {
+	a := failed(err)
+	if v := rs.n.view.Load(); a.status == wire.StatusNotOwner {
+		a.epoch, a.body.Bytes = v.Table.Rows[p].Epoch, control.AppendRow(nil, v.Table.Rows[p])
+	}
+	return a
+}
+
+// epochs fills in the epochs in which this node, as their primary, serves the partitions of the set right now, or
+// returns the first that it does not serve, and why.
+func (rs *replicas) epochs(set partitionSet, into []replica.Epoch) (p uint16, err error) {
+	for i := range rs.parts {
+		part := &rs.parts[i]
+		if !set.has(part.number) {
+			continue
+		}
+		part.mu.RLock()
+		row := part.engine.Row()
+		active, leased := part.engine.Active(), part.engine.Confirm(rs.now(), row.Epoch)
+		part.mu.RUnlock()
+		switch {
+		case row.Primary != rs.shared.ID:
+			return part.number, wire.StatusNotOwner.Err()
+		case !active:
+			return part.number, errNotServing
+		case !leased:
+			return part.number, errNoLease
+		case row.LossCount > row.LossAccepted:
+			return part.number, errLost(part.number, row)
+		}
+		into[i] = row.Epoch
+	}
+	return 0, nil
+}
+
+// deleteRange has the engine of each partition delete its keys of the range.
+func (rs *replicas) deleteRange(r *request, q *wire.ListRequest, set partitionSet) {
+	e, err := wire.ParseWriteExt(r.h.Ext)
+	if err != nil {
+		rs.n.endRange(r, failed(fmt.Errorf("%w: %w", dramnode.ErrInvalid, err)))
+		return
+	}
+	start := bytes.Clone(q.Start)
+	if len(q.After) > 0 && bytes.Compare(q.After, q.Start) >= 0 {
+		start = append(bytes.Clone(q.After), 0)
+	}
+	end := bytes.Clone(q.End)
+	origin := replica.Origin{Client: e.Client, Counter: e.Counter, FirstUnacked: e.FirstUnacked}
+	rs.n.drop(r)
+	r.body = nil
+	job := &rangeJob{rs: rs, r: r, left: 1}
+	for i := range rs.parts {
+		if part := &rs.parts[i]; set.has(part.number) {
+			job.mu.Lock()
+			job.left++
+			job.mu.Unlock()
+			rs.step(part, func(part *replicaPart, now int64) {
+				part.token++
+				part.waiting[part.token] = waiter{part: job}
+				part.engine.Do(now, replica.Request{
+					Kind: wire.KindDeleteRange, Token: part.token, Epoch: part.engine.Row().Epoch, Key: nilIfEmpty(start), End: nilIfEmpty(end), Origin: origin,
+				}, &part.effects)
+			})
+		}
+	}
+	job.add(answer{}) // its own
+}
+
+func nilIfEmpty(b []byte) []byte {
+	if len(b) == 0 {
+		return nil
+	}
+	return b
+}
+
+// placePut reserves memory for a value that is on its way.
+func (rs *replicas) placePut(r *request, bytes int) (storage.Reservation, error) {
+	if err := dramnode.CheckKey(r.h.Key); err != nil {
+		return storage.Reservation{}, err
+	}
+	v := rs.n.view.Load()
+	if v == nil {
+		return storage.Reservation{}, errNoTable
+	}
+	return rs.parts[v.Partition(r.h.Key)].store.Reserve(len(r.h.Key), bytes, false)
+}
