@@ -34,19 +34,20 @@ func (c *Client) Info(ctx context.Context, addr string) (control.NodeInfo, error
 // A Node is one member of the cluster.
 type Node struct {
 	control.Member
-	Owned int              // partitions by the client's table
-	Info  control.NodeInfo // what the node says of itself
-	Err   error            // why it said nothing
+	Owned  int              // partitions by the client's table
+	Copies int              // partitions of which it has a copy in sync, those too, by the client's table
+	Info   control.NodeInfo // what the node says of itself
+	Err    error            // why it said nothing
 }
 
 // Nodes asks every member about itself. A node that does not answer is listed with its error.
 func (c *Client) Nodes(ctx context.Context) []Node {
 	t := c.Table()
-	owned := t.Owned()
+	owned, copies := t.Owned(), t.Copies()
 	nodes := make([]Node, len(t.Members))
 	var wg sync.WaitGroup
 	for i := range nodes {
-		nodes[i] = Node{Member: t.Members[i], Owned: owned[i]}
+		nodes[i] = Node{Member: t.Members[i], Owned: owned[i], Copies: copies[i]}
 		wg.Go(func() { nodes[i].Info, nodes[i].Err = c.Info(ctx, nodes[i].Addr) })
 	}
 	wg.Wait()
@@ -58,7 +59,8 @@ type Location struct {
 	Partition ring.Partition
 	Row       control.Row
 	Owner     control.Member
-	MovesTo   *control.Member // nil when the partition is not on the move
+	Backups   []control.Member // answer gets too
+	MovesTo   *control.Member  // nil when the partition is not on the move
 }
 
 // Locate looks a key up in the client's table. It asks nobody.
@@ -70,6 +72,11 @@ func (c *Client) Locate(key []byte) (Location, error) {
 	l := Location{Partition: v.ring.Partition(key)}
 	l.Row = v.table.Rows[l.Partition]
 	l.Owner = v.table.Members[l.Row.Owner]
+	for _, b := range l.Row.Backups {
+		if b != control.None {
+			l.Backups = append(l.Backups, v.table.Members[b])
+		}
+	}
 	if l.Row.MoveTo != control.None {
 		to := v.table.Members[l.Row.MoveTo]
 		l.MovesTo = &to

@@ -29,6 +29,10 @@ const (
 	maxSettings  = 1 << 20
 )
 
+// EraShift leaves the version of a replicated table so many bits below its era, so that each era is newer than all
+// before.
+const EraShift = 40
+
 // MaxReplicas is how many copies of a partition there may be.
 const MaxReplicas = 5
 

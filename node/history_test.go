@@ -36,10 +36,11 @@ type historian struct {
 	history []history.Op
 	began   time.Time
 	counter uint64 // of writes
+	values  uint64 // that were written: none twice
 }
 
 func (h *historian) run(operations, keys int) {
-	for i := range operations {
+	for range operations {
 		in := history.Op{Client: h.id, Key: fmt.Sprintf("h-%d", h.random.IntN(keys)), Kind: wire.KindTouch}
 		switch n := h.random.IntN(100); {
 		case n < 45:
@@ -54,7 +55,8 @@ func (h *historian) run(operations, keys int) {
 			in.Kind, in.Conditional, in.IfGeneration = wire.KindDelete, true, h.seen[in.Key]
 		}
 		if in.Kind == wire.KindPut {
-			in.Value = uint64(h.id)<<20 | uint64(i) + 1
+			h.values++
+			in.Value = uint64(h.id)<<20 | h.values
 		}
 		if !h.record(in) {
 			return

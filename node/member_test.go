@@ -173,7 +173,7 @@ func TestReplicatedMajorityLost(t *testing.T) {
 	c.start("n2", proc.Address(t, nil))
 	c.start("n3", proc.Address(t, nil))
 	c.settled("n1", "n2", "n3")
-	if now := c.nodes["n3"].Table(); now.Version>>eraShift != 2 || now.Version < before || now.Losses() == 0 {
+	if now := c.nodes["n3"].Table(); now.Version>>control.EraShift != 2 || now.Version < before || now.Losses() == 0 {
 		t.Errorf("version %x after %x, %d losses and doubts", now.Version, before, now.Losses())
 	}
 }

@@ -311,18 +311,35 @@ func (n *Node) leave(plane *service) error {
 	return nil
 }
 
-// someoneStays reports whether another member could take our partitions.
+// someoneStays reports whether another member could take our partitions. Where all of them have copies elsewhere
+// that member must be in contact, since then no harm is done by leaving without its help.
 func (n *Node) someoneStays() bool {
 	t := n.plane.Table()
 	if t == nil || t.Index(n.self.Incarnation) == control.None {
 		return false
 	}
+	sole, _ := n.holds(t)
 	for i := range t.Members {
-		if m := &t.Members[i]; m.Incarnation != n.self.Incarnation && !m.Leaving {
+		m := &t.Members[i]
+		if m.Incarnation != n.self.Incarnation && !m.Leaving && (sole > 0 || n.member == nil || n.peers.Contact(m.Incarnation)) {
 			return true
 		}
 	}
 	return false
+}
+
+// holds counts the partitions that only this node has, and those that others have too.
+func (n *Node) holds(t *control.Table) (sole, shared int) {
+	self := t.Index(n.self.Incarnation)
+	for p := range t.Rows {
+		switch r := &t.Rows[p]; {
+		case r.Owner == self && r.Backups == control.NoBackups:
+			sole++
+		case r.Owner == self || r.IsBackup(self):
+			shared++
+		}
+	}
+	return sole, shared
 }
 
 func (n *Node) owned() int {
@@ -338,22 +355,17 @@ func (n *Node) owned() int {
 
 // undrained says what was not given away in time.
 func (n *Node) undrained() error {
-	sole, copies := 0, 0
+	sole, shared := 0, 0
 	if t := n.plane.Table(); t != nil {
-		self := t.Index(n.self.Incarnation)
-		for i := range t.Rows {
-			switch r := &t.Rows[i]; {
-			case self != control.None && r.Owner == self && r.Backups == control.NoBackups:
-				sole++
-			case self != control.None && r.Owner == self || r.IsBackup(self):
-				copies++
-			}
-		}
+		sole, shared = n.holds(t)
 	}
-	if sole == 0 && copies > 0 {
-		return fmt.Errorf("%w: copies of %d partitions were not made elsewhere within %v", dramnode.ErrDegraded, copies, n.cfg.DrainTimeout)
+	switch {
+	case sole > 0:
+		return fmt.Errorf("%w: %d partitions were not given away within %v", dramnode.ErrPartitionLost, sole, n.cfg.DrainTimeout)
+	case shared > 0:
+		return fmt.Errorf("%w: %d partitions have one copy less, which was not made elsewhere within %v", dramnode.ErrDegraded, shared, n.cfg.DrainTimeout)
 	}
-	return fmt.Errorf("%w: %d partitions were not given away within %v", dramnode.ErrPartitionLost, sole, n.cfg.DrainTimeout)
+	return fmt.Errorf("%w: the others did not hear within %v that this node leaves", dramnode.ErrUnavailable, n.cfg.DrainTimeout)
 }
 
 // retire stops serving: nothing new starts, and what waits for a move is answered.

@@ -8,9 +8,6 @@ import (
 	"github.com/dramnode/dramnode/control/state"
 )
 
-// eraShift leaves the version of a state so many bits below its era, so that each era is newer than all before.
-const eraShift = 40
-
 // project returns what routers, clients and people see of s. It depends on nothing else, so all nodes show the
 // same at a version; Publisher, which only must be somebody, is the member that joined first. It returns nil
 // when s has no member left.
@@ -21,7 +18,7 @@ func project(s *state.State) *control.Table {
 	}
 	slices.SortFunc(members, func(a, b state.Node) int { return cmp.Or(cmp.Compare(a.Joined, b.Joined), cmp.Compare(a.Name, b.Name)) })
 	t := &control.Table{
-		ClusterID: s.ClusterID, Version: uint64(s.Era)<<eraShift | s.Version, Publisher: uint64(members[0].Incarnation),
+		ClusterID: s.ClusterID, Version: uint64(s.Era)<<control.EraShift | s.Version, Publisher: uint64(members[0].Incarnation),
 		MaxValue: s.MaxValue, Replicas: s.Params.Replicas, Settings: s.Settings,
 		Members: make([]control.Member, len(members)), Rows: make([]control.Row, len(s.Rows)),
 	}

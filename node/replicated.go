@@ -32,35 +32,38 @@ func (rs *replicas) serveKey(d router.Decision, r *request) {
 }
 
 // get serves from the committed value where no step is needed: it is not overdue, and nothing is pending, or this is the
-// primary. The lease is looked at after the value, on a clock that is read after it.
+// primary. The lease is looked at after the value, on a clock that is read after it. Who asks for a stale value gets what is
+// committed here.
 func (rs *replicas) get(part *replicaPart, r *request) {
 	e, err := wire.ParseReadExt(r.h.Ext)
 	if err != nil {
 		rs.n.reply(r, failed(fmt.Errorf("%w: %w", dramnode.ErrInvalid, err)))
 		return
 	}
+	stale := r.h.Flags&wire.FlagStale != 0
 	part.mu.RLock()
-	if !part.gets {
+	if !part.gets && !(stale && part.engine.Holds()) {
 		part.mu.RUnlock()
 		rs.submit(part, r, replica.Request{Kind: wire.KindGet, Key: bytes.Clone(r.h.Key)})
 		return
 	}
 	v, found, staged := part.store.Read(r.room(), r.h.Key, rs.coarse.Load())
 	row := part.engine.Row()
-	leased := part.engine.Confirm(rs.now(), row.Epoch)
+	certain := stale || part.engine.Confirm(rs.now(), row.Epoch)
+	dirty := staged && !part.dirty
 	part.mu.RUnlock()
 	var a answer
 	switch {
-	case found == storage.Overdue || staged && !part.dirty:
+	case !stale && (found == storage.Overdue || dirty):
 		rs.n.store.Release(v.Lease)
 		rs.submit(part, r, replica.Request{Kind: wire.KindGet, Key: bytes.Clone(r.h.Key)})
 		return
-	case !leased:
+	case !certain:
 		rs.n.store.Release(v.Lease)
 		a = failed(errNoLease)
 	case found == storage.Missing && row.LossCount > row.LossAccepted:
 		a = failed(errLost(part.number, row))
-	case found == storage.Missing:
+	case found != storage.Found:
 		a = answer{status: wire.StatusNotFound}
 	default:
 		a = rs.n.found(r, e, v, rs.coarse.Load())

@@ -96,6 +96,9 @@ func (p *Partition) Serves() (gets, dirty bool) {
 	return p.inSync(), false
 }
 
+// Holds reports whether this replica is in sync by its row, whether that serves already or not.
+func (p *Partition) Holds() bool { return p.inSync() }
+
 // Confirm reports whether what an Observed reply of that epoch tells may be told. now must be read after the step
 // that made the reply.
 func (p *Partition) Confirm(now int64, epoch Epoch) bool {

@@ -85,11 +85,12 @@ copied() {
 }
 
 three_copies() { # three_copies JSON NODE...
-	local said=$1 node holders
+	local said=$1 shares
 	shift
-	[[ "$said" == *'"replicas":3,"short":0,"moves":0,'* ]] || return 1
-	holders=$(grep -oE '"node":"[^"]*"[^}]*"copies":[1-9]' <<<"$said" | cut -d '"' -f 4 | sort | tr '\n' ' ')
-	[ "$holders" = "$(printf '%s\n' "$@" | sort | tr '\n' ' ')" ]
+	shares=$(grep -oE '"node":"[^"]*"[^}]*"copies":[1-9][0-9]*' <<<"$said") || return 1
+	[[ "$said" == *'"moves":0,'* ]] &&
+		[ "$(cut -d '"' -f 4 <<<"$shares" | sort | tr '\n' ' ')" = "$(printf '%s\n' "$@" | sort | tr '\n' ' ')" ] &&
+		[ "$(awk -F : '{ n += $NF } END { print n }' <<<"$shares")" = $((3 * $(grep -oE '"partitions":[0-9]+' <<<"$said" | cut -d : -f 2))) ]
 }
 
 # written holds every acknowledged write, read through each of the nodes, against what was put: n5's /tmp/acked has

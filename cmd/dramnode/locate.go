@@ -2,10 +2,12 @@ package main
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/dramnode/dramnode/client"
+	"github.com/dramnode/dramnode/control"
 )
 
 func (a *app) locateCommand() *cobra.Command {
@@ -23,23 +25,27 @@ func (a *app) locateCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return a.printLocation(key, l, c.Table().Version)
+				return a.printLocation(key, l, c.Table())
 			})
 		},
 	}
 }
 
-func (a *app) printLocation(key []byte, l client.Location, version uint64) error {
+func (a *app) printLocation(key []byte, l client.Location, of *control.Table) error {
 	result := struct {
-		Key          jsonKey `json:"key"`
-		Partition    int     `json:"partition"`
-		Epoch        uint32  `json:"epoch"`
-		Owner        string  `json:"owner"`
-		Addr         string  `json:"addr"`
-		MovesTo      string  `json:"moves_to,omitempty"`
-		Losses       uint32  `json:"losses"`
-		TableVersion uint64  `json:"table_version"`
-	}{key, int(l.Partition), l.Row.Epoch, l.Owner.Name, l.Owner.Addr, "", l.Row.Losses, version}
+		Key          jsonKey  `json:"key"`
+		Partition    int      `json:"partition"`
+		Epoch        uint32   `json:"epoch"`
+		Owner        string   `json:"owner"`
+		Addr         string   `json:"addr"`
+		Backups      []string `json:"backups,omitempty"`
+		MovesTo      string   `json:"moves_to,omitempty"`
+		Losses       uint32   `json:"losses"`
+		TableVersion uint64   `json:"table_version"`
+	}{key, int(l.Partition), l.Row.Epoch, l.Owner.Name, l.Owner.Addr, nil, "", l.Row.Losses, of.Version}
+	for _, m := range l.Backups {
+		result.Backups = append(result.Backups, m.Name)
+	}
 	if l.MovesTo != nil {
 		result.MovesTo = l.MovesTo.Name
 	}
@@ -47,9 +53,12 @@ func (a *app) printLocation(key []byte, l client.Location, version uint64) error
 		t.row("key", a.show(key))
 		t.row("partition", fmt.Sprintf("%d (epoch %d, lost %d times)", result.Partition, result.Epoch, result.Losses))
 		t.row("owner", fmt.Sprintf("%s (%s)", result.Owner, result.Addr))
+		if len(result.Backups) > 0 {
+			t.row("backups", strings.Join(result.Backups, ", "))
+		}
 		if result.MovesTo != "" {
 			t.row("moves to", result.MovesTo)
 		}
-		t.row("table", fmt.Sprintf("version %d", version))
+		t.row("table", "version "+showVersion(of))
 	})
 }

@@ -137,6 +137,7 @@ type nodeRow struct {
 	State       string             `json:"state"` // ready, leaving, not ready or unreachable
 	Error       string             `json:"error,omitempty"`
 	Partitions  int                `json:"partitions"`
+	Copies      int                `json:"copies"`
 	Transport   string             `json:"transport,omitempty"`
 	Fallback    string             `json:"fallback,omitempty"` // why not shared memory, with a node on this host
 	RoundTripUS float64            `json:"rtt_us,omitempty"`
@@ -156,14 +157,14 @@ func (a *app) printNodes(nodes []client.Node, links []transport.LinkInfo) error 
 		}
 	}
 	return a.print(rows, func(t table) {
-		t.row("NAME", "INCARNATION", "ADDRESS", "ZONE", "STATE", "PARTITIONS", "ENTRIES", "USED", "LIMIT", "TRANSPORT", "RTT", "VERSION")
+		t.row("NAME", "INCARNATION", "ADDRESS", "ZONE", "STATE", "PARTITIONS", "COPIES", "ENTRIES", "USED", "LIMIT", "TRANSPORT", "RTT", "VERSION")
 		for _, r := range rows {
 			entries, used, limit, version := "-", "-", "-", "-"
 			if r.Info != nil {
 				entries, version = fmt.Sprint(r.Info.Entries), r.Info.Version
 				used, limit = config.Bytes(r.Info.Memory.Used).Human(), config.Bytes(r.Info.Memory.Limit).Human()
 			}
-			t.row(r.Name, r.Incarnation, r.Addr, or(r.Zone, "-"), r.State, r.Partitions, entries, used, limit,
+			t.row(r.Name, r.Incarnation, r.Addr, or(r.Zone, "-"), r.State, r.Partitions, r.Copies, entries, used, limit,
 				showTransport(r.Transport, r.Fallback), showRTT(r.link.RoundTrip), version)
 		}
 		for _, r := range rows {
@@ -171,11 +172,27 @@ func (a *app) printNodes(nodes []client.Node, links []transport.LinkInfo) error 
 				t.row(r.Name + ": " + r.Error)
 			}
 		}
+		if leader := leaderOf(nodes); leader != nil {
+			r := leader.Info.Replication
+			t.row(fmt.Sprintf("%s leads, era %d, leases of %v", leader.Name, r.Era, seconds(r.LeaseSeconds)))
+		}
 	})
 }
 
+func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
+
+// leaderOf returns the node that says it leads the control plane; nil where partitions have one copy, or none does.
+func leaderOf(nodes []client.Node) *client.Node {
+	for i := range nodes {
+		if r := nodes[i].Info.Replication; r != nil && r.Leading {
+			return &nodes[i]
+		}
+	}
+	return nil
+}
+
 func rowOf(n client.Node) nodeRow {
-	row := nodeRow{Name: n.Name, Incarnation: fmt.Sprintf("%016x", n.Incarnation), Addr: n.Addr, Zone: n.Zone, State: "ready", Partitions: n.Owned}
+	row := nodeRow{Name: n.Name, Incarnation: fmt.Sprintf("%016x", n.Incarnation), Addr: n.Addr, Zone: n.Zone, State: "ready", Partitions: n.Owned, Copies: n.Copies}
 	switch {
 	case n.Err != nil:
 		row.State, row.Error = "unreachable", n.Err.Error()

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/dramnode/dramnode/client"
+	"github.com/dramnode/dramnode/config"
 	"github.com/dramnode/dramnode/control"
 )
 
@@ -14,11 +15,17 @@ func (a *app) partitionsCommand() *cobra.Command {
 	var all bool
 	cmd := &cobra.Command{
 		Use:   "partitions",
-		Short: "Show how many partitions each node owns, gives and gets, and what was lost",
+		Short: "Show how many partitions each node owns, gives and gets, how many copies there are, and what was lost",
 		Args:  usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.with(cmd.Context(), func(c *client.Client) error {
-				return a.printPartitions(c.Table(), all)
+				var health *control.Health
+				if c.Table().Replicas > 0 {
+					if leader := leaderOf(c.Nodes(cmd.Context())); leader != nil {
+						health = leader.Info.Replication.Health
+					}
+				}
+				return a.printPartitions(c.Table(), health, all)
 			})
 		},
 	}
@@ -29,7 +36,7 @@ func (a *app) partitionsCommand() *cobra.Command {
 type partitionRow struct {
 	Partition int      `json:"partition"`
 	Owner     string   `json:"owner"`
-	Backups   []string `json:"backups,omitempty"` // that have every acknowledged write too
+	Backups   []string `json:"backups,omitempty"`
 	Epoch     uint32   `json:"epoch"`
 	MovesTo   string   `json:"moves_to,omitempty"`
 	Losses    uint32   `json:"losses"`
@@ -39,41 +46,40 @@ type partitionShare struct {
 	Node    string `json:"node"`
 	Addr    string `json:"addr"`
 	Owns    int    `json:"owns"`
-	Gives   int    `json:"gives"` // of those it owns, under way to another node
+	Copies  int    `json:"copies"` // in sync, those it owns too
+	Gives   int    `json:"gives"`  // of those it owns, under way to another node
 	Gets    int    `json:"gets"`
-	Copies  int    `json:"copies"` // of partitions, those that it owns and those that it backs up
 	Leaving bool   `json:"leaving,omitempty"`
 }
 
-// A partitionSummary is a table, counted.
+// A partitionSummary counts a table's rows by member.
 type partitionSummary struct {
 	TableVersion uint64           `json:"table_version"`
 	Partitions   int              `json:"partitions"`
 	Routing      string           `json:"routing"`
-	Replicas     uint8            `json:"replicas"` // wanted copies; 0: single ones
-	Short        int              `json:"short"`    // partitions with fewer copies than wanted
+	Replicas     int              `json:"replicas,omitempty"` // wanted copies, where partitions have several
 	Moves        int              `json:"moves"`
 	Losses       uint64           `json:"losses"`
+	Health       *control.Health  `json:"health,omitempty"` // as the control plane's leader says
 	Nodes        []partitionShare `json:"nodes"`
 	Rows         []partitionRow   `json:"rows,omitempty"`
 }
 
-func (a *app) printPartitions(t *control.Table, all bool) error {
+func (a *app) printPartitions(t *control.Table, health *control.Health, all bool) error {
 	s := summarize(t)
 	rows := s.Rows
-	if !all {
+	if s.Health = health; !all {
 		s.Rows = nil
 	}
 	return a.print(s, func(out table) {
-		out.row("NODE", "ADDRESS", "OWNS", "SHARE", "GIVES", "GETS", "COPIES")
+		out.row("NODE", "ADDRESS", "OWNS", "SHARE", "COPIES", "GIVES", "GETS")
 		for _, n := range s.Nodes {
-			out.row(n.Node, n.Addr, n.Owns, fmt.Sprintf("%.1f %%", 100*float64(n.Owns)/float64(max(len(rows), 1))), n.Gives, n.Gets, n.Copies)
+			out.row(n.Node, n.Addr, n.Owns, fmt.Sprintf("%.1f %%", 100*float64(n.Owns)/float64(max(s.Partitions, 1))), n.Copies, n.Gives, n.Gets)
 		}
-		line := fmt.Sprintf("%d partitions (%s), table version %d, %d on the move, %d losses", len(rows), s.Routing, t.Version, s.Moves, s.Losses)
+		out.row(fmt.Sprintf("%d partitions (%s), table version %s, %d on the move, %d losses", s.Partitions, s.Routing, showVersion(t), s.Moves, s.Losses))
 		if s.Replicas > 0 {
-			line += fmt.Sprintf(", %d with fewer than %d copies", s.Short, s.Replicas)
+			out.row(fmt.Sprintf("%d copies wanted; %s", s.Replicas, showHealth(health)))
 		}
-		out.row(line)
 		if all {
 			out.row("PARTITION", "OWNER", "BACKUPS", "EPOCH", "MOVES TO", "LOSSES")
 			for _, r := range rows {
@@ -83,26 +89,38 @@ func (a *app) printPartitions(t *control.Table, all bool) error {
 	})
 }
 
-// summarize counts a table's rows by member.
-func summarize(t *control.Table) partitionSummary {
-	s := partitionSummary{TableVersion: t.Version, Partitions: len(t.Rows), Routing: t.Settings.Strategy.String(), Replicas: t.Replicas}
-	for _, m := range t.Members {
-		s.Nodes = append(s.Nodes, partitionShare{Node: m.Name, Addr: m.Addr, Leaving: m.Leaving})
+// showVersion splits the version of a replicated table into its era and the version in that.
+func showVersion(t *control.Table) string {
+	if t.Replicas == 0 {
+		return fmt.Sprint(t.Version)
+	}
+	return fmt.Sprintf("%d.%d", t.Version>>control.EraShift, t.Version&(1<<control.EraShift-1))
+}
+
+func showHealth(h *control.Health) string {
+	switch {
+	case h == nil:
+		return "no node leads the control plane, or it does not answer"
+	case h.UnderReplicated+h.Inactive+h.Unaccepted == 0:
+		return "all partitions have them"
+	}
+	return fmt.Sprintf("%d partitions have fewer (%s to copy), %d do not serve, %d of them have no copy left that may, losses of %d are not accepted",
+		h.UnderReplicated, config.Bytes(h.MissingBytes).Human(), h.Inactive, h.Offline, h.Unaccepted)
+}
+
+func summarize(t *control.Table) *partitionSummary {
+	s := &partitionSummary{TableVersion: t.Version, Partitions: len(t.Rows), Routing: t.Settings.Strategy.String(), Replicas: int(t.Replicas), Losses: t.Losses()}
+	owned, copies := t.Owned(), t.Copies()
+	for i, m := range t.Members {
+		s.Nodes = append(s.Nodes, partitionShare{Node: m.Name, Addr: m.Addr, Owns: owned[i], Copies: copies[i], Leaving: m.Leaving})
 	}
 	for p, r := range t.Rows {
 		row := partitionRow{Partition: p, Owner: t.Members[r.Owner].Name, Epoch: r.Epoch, Losses: r.Losses}
-		s.Nodes[r.Owner].Owns++
-		s.Nodes[r.Owner].Copies++
 		for _, b := range r.Backups {
 			if b != control.None {
 				row.Backups = append(row.Backups, t.Members[b].Name)
-				s.Nodes[b].Copies++
 			}
 		}
-		if 1+len(row.Backups) < int(t.Replicas) {
-			s.Short++
-		}
-		s.Losses += uint64(r.Losses)
 		if r.MoveTo != control.None {
 			row.MovesTo = t.Members[r.MoveTo].Name
 			s.Nodes[r.Owner].Gives++

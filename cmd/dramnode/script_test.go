@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -24,23 +25,26 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"dramnode": main})
 }
 
-// Each script runs real processes. $ADDR is a listen address whose next two ports are free too, $LONGEST the
-// longest key, $TOOLONG one byte more.
+// Each script runs real processes. $ADDR, and $ADDR2 to $ADDR4, are listen addresses whose next two ports, $GOSSIP and
+// $HTTP, are free too, $LONGEST is the longest key, $TOOLONG one byte more.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Setup: func(env *testscript.Env) error {
-			addr := netip.MustParseAddrPort(proc.Address(t, nil))
-			env.Setenv("ADDR", addr.String())
-			env.Setenv("GOSSIP", netip.AddrPortFrom(addr.Addr(), addr.Port()+1).String())
+			for _, node := range []string{"", "2", "3", "4"} {
+				addr := netip.MustParseAddrPort(proc.Address(t, nil))
+				env.Setenv("ADDR"+node, addr.String())
+				env.Setenv("GOSSIP"+node, netip.AddrPortFrom(addr.Addr(), addr.Port()+1).String())
+				env.Setenv("HTTP"+node, netip.AddrPortFrom(addr.Addr(), addr.Port()+2).String())
+			}
 			env.Setenv("LONGEST", strings.Repeat("k", dramnode.MaxKeyBytes))
 			env.Setenv("TOOLONG", strings.Repeat("k", dramnode.MaxKeyBytes+1))
-			env.Setenv("HTTP", netip.AddrPortFrom(addr.Addr(), addr.Port()+2).String())
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"exits": exits,
 			"ready": ready,
+			"until": until,
 			"hold":  hold,
 			"fill":  fill,
 		},
@@ -63,6 +67,21 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	if got != want {
 		ts.Fatalf("%v ends with exit code %d, want %d", args[1:], got, want)
 	}
+}
+
+// until PATTERN COMMAND... repeats a command until what it writes matches.
+func until(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: until PATTERN COMMAND...")
+	}
+	wanted := regexp.MustCompile(args[0])
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); {
+		if ts.Exec(args[1], args[2:]...) == nil && wanted.MatchString(ts.ReadFile("stdout")) {
+			return
+		}
+		<-time.After(100 * time.Millisecond) // between two looks
+	}
+	ts.Fatalf("%v never writes %s", args[1:], args[0])
 }
 
 // ready HTTP waits until a node serves.

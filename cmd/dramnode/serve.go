@@ -21,6 +21,7 @@ import (
 	"github.com/dramnode/dramnode/client"
 	"github.com/dramnode/dramnode/config"
 	"github.com/dramnode/dramnode/control"
+	"github.com/dramnode/dramnode/control/state"
 	"github.com/dramnode/dramnode/gateway"
 	"github.com/dramnode/dramnode/node"
 	"github.com/dramnode/dramnode/ring"
@@ -136,6 +137,10 @@ func (a *app) nodeConfig() (node.Config, error) {
 	if err != nil {
 		faults = append(faults, fmt.Errorf("--eviction: %w", err))
 	}
+	onLoss, err := state.ParseOnLoss(s.onLoss)
+	if err != nil {
+		faults = append(faults, fmt.Errorf("--on-loss: %w", err))
+	}
 	log, err := s.logger(a.stderr, terminal(a.stderr))
 	faults = append(faults, err, s.checkFaces())
 	advertise := or(s.advertise, s.listen)
@@ -157,6 +162,10 @@ func (a *app) nodeConfig() (node.Config, error) {
 		Settings:        cut,
 		Verify:          true,
 		Direct:          a.direct,
+		Replicas:        s.replicas,
+		MinSync:         s.minSync,
+		Lease:           s.lease,
+		OnLoss:          onLoss,
 		DrainTimeout:    s.drainTimeout,
 		Log:             log,
 	}
@@ -221,7 +230,8 @@ func (s *serveSettings) checkNames() error {
 	for _, n := range []struct {
 		flag  string
 		value int64
-	}{{"memory", int64(s.memory)}, {"max-value", int64(s.maxValue)}, {"drain-timeout", int64(s.drainTimeout)}} {
+	}{{"memory", int64(s.memory)}, {"max-value", int64(s.maxValue)}, {"drain-timeout", int64(s.drainTimeout)},
+		{"replicas", int64(s.replicas)}, {"min-sync", int64(s.minSync)}, {"lease", int64(s.lease)}} {
 		if n.value == 0 {
 			faults = append(faults, fmt.Errorf("%w: --%s 0, want more", dramnode.ErrInvalid, n.flag))
 		}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/dramnode/dramnode"
 	"github.com/dramnode/dramnode/control"
+	"github.com/dramnode/dramnode/control/state"
 	"github.com/dramnode/dramnode/node"
 	"github.com/dramnode/dramnode/ring"
 )
@@ -45,7 +46,7 @@ func TestServeDefaults(t *testing.T) {
 	if c.Listen != "127.0.0.1:12345" || c.Gossip != "127.0.0.1:12346" || c.HTTP != "127.0.0.1:12347" || c.Advertise != c.Listen || c.Name != c.Listen {
 		t.Errorf("addresses: %+v", c)
 	}
-	if c.MemoryBytes != 1<<30 || c.MaxValueBytes != 64<<20 || c.Settings.Partitions != 1031 || c.DrainTimeout != time.Minute || c.ClusterName != "default" || c.ClusterKey != nil {
+	if c.MemoryBytes != 1<<30 || c.MaxValueBytes != 64<<20 || c.Settings.Partitions != 1031 || c.DrainTimeout != time.Minute || c.ClusterName != "default" || c.ClusterKey != nil || c.Replicas != 1 || c.Lease != time.Second {
 		t.Errorf("limits: %+v", c)
 	}
 }
@@ -73,6 +74,10 @@ func TestServeFlags(t *testing.T) {
 	if string(c.ClusterKey) != "0123456789abcdef" || c.MemoryBytes != 2<<30 || c.MaxValueBytes != 1<<20 {
 		t.Errorf("%+v", c)
 	}
+	c, err = configOf(t, "--replicas", "3", "--min-sync", "2", "--lease", "3s", "--on-loss", "refuse")
+	if err != nil || c.Replicas != 3 || c.MinSync != 2 || c.Lease != 3*time.Second || c.OnLoss != state.Refuse {
+		t.Errorf("%+v, %v", c, err)
+	}
 	c, err = configOf(t, "--routing", "range", "--split", "g,n", "--split", "t")
 	if err != nil || len(c.Settings.Splits) != 3 || string(c.Settings.Splits[2]) != "t" {
 		t.Errorf("splits %q, %v", c.Settings.Splits, err)
@@ -99,6 +104,14 @@ func TestServeFaults(t *testing.T) {
 		{"--memory 0", "--memory 0"},
 		{"--max-value 0", "--max-value 0"},
 		{"--drain-timeout 0s", "--drain-timeout 0"},
+		{"--replicas 0", "--replicas 0"},
+		{"--replicas 6", "replicas 6, at most 5"},
+		{"--replicas 3 --min-sync 4", "min-sync 4, want 1 to replicas (3)"},
+		{"--replicas 3 --lease 10ms", "lease of 10ms"},
+		{"--replicas 3 --lease 0s", "--lease 0"},
+		{"--on-loss cry", `--on-loss: dramnode: invalid argument: on-loss "cry", want recreate or refuse`},
+		{"--replicas 3 --eviction s3fifo", "eviction s3fifo with 3 replicas"},
+		{"--replicas 3 --direct", "direct with 3 replicas"},
 		{"--name a\x1b[2J", `--name "a\x1b[2J"`},
 		{"--zone " + strings.Repeat("z", 129), "--zone"},
 		{"--log-level loud", "--log-level"},
