@@ -335,8 +335,8 @@ func valueOf(b []byte) uint64 {
 	return number
 }
 
-// awaitCopies returns when the table has so many copies of each partition, all at these incarnations, and none
-// under way.
+// awaitCopies returns when the table has so many copies of each partition, all at these incarnations, some at each of
+// them, and none under way.
 func (w *workload) awaitCopies(ctx context.Context) error {
 	c, err := w.open(0)
 	if err != nil {
@@ -365,29 +365,33 @@ func (w *workload) awaitCopies(ctx context.Context) error {
 
 // fewCopies says what a table lacks, "" for nothing.
 func fewCopies(t *control.Table, want int, alive []uint64) string {
-	short, moving, first := 0, 0, ""
+	wrong, moving, first := 0, 0, ""
+	holds := map[uint64]bool{}
 	for p := range t.Rows {
 		r := &t.Rows[p]
-		have := 0
+		have, dead := 0, false
 		for _, i := range append([]uint16{r.Owner}, r.Backups[:]...) {
-			if i != control.None && slices.Contains(alive, t.Members[i].Incarnation) {
-				have++
-			} else if i != control.None {
-				have = -control.MaxReplicas // the dead are gone from the row
+			if i == control.None {
+				continue
 			}
+			have++
+			dead = dead || !slices.Contains(alive, t.Members[i].Incarnation)
+			holds[t.Members[i].Incarnation] = true
 		}
-		if have != want {
-			short++
+		isWrong, isMoving := have != want || dead, r.MoveTo != control.None
+		if isWrong {
+			wrong++
 		}
-		if r.MoveTo != control.None {
+		if isMoving {
 			moving++
 		}
-		if first == "" && (have != want || r.MoveTo != control.None) {
+		if first == "" && (isWrong || isMoving) {
 			first = fmt.Sprintf("partition %d: %+v", p, *r)
 		}
 	}
-	if first == "" {
+	if first == "" && len(holds) == len(alive) {
 		return ""
 	}
-	return fmt.Sprintf("table %x with %d members, replicas %d: %d of %d partitions have other copies, %d are on the move; %s", t.Version, len(t.Members), t.Replicas, short, len(t.Rows), moving, first)
+	return fmt.Sprintf("table %x with %d members, replicas %d: %d of %d partitions have other copies, %d are on the move, %d of %d nodes have some; %s",
+		t.Version, len(t.Members), t.Replicas, wrong, len(t.Rows), moving, len(holds), len(alive), first)
 }

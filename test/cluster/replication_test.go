@@ -60,7 +60,7 @@ func (s *story) goesOn(d *driver, writes int64) {
 	s.await("writes to go on", func() string {
 		select {
 		case <-d.ended:
-			s.t.Fatalf("the driver has ended: %s", d.err.String())
+			s.t.Fatalf("the driver has ended: %.500s", d.text)
 		default:
 		}
 		if n := d.written.Load() - from; n < writes {
