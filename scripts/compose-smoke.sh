@@ -90,7 +90,7 @@ three_copies() { # three_copies JSON NODE...
 	shares=$(grep -oE '"node":"[^"]*"[^}]*"copies":[1-9][0-9]*' <<<"$said") || return 1
 	[[ "$said" == *'"moves":0,'* ]] &&
 		[ "$(cut -d '"' -f 4 <<<"$shares" | sort | tr '\n' ' ')" = "$(printf '%s\n' "$@" | sort | tr '\n' ' ')" ] &&
-		[ "$(awk -F : '{ n += $NF } END { print n }' <<<"$shares")" = $((3 * $(grep -oE '"partitions":[0-9]+' <<<"$said" | cut -d : -f 2))) ]
+		[ "$(awk -F : '{ n += $NF } END { print n }' <<<"$shares")" = $((3 * $(grep -oE '"partitions":[0-9]+' <<<"$said" | head -n 1 | cut -d : -f 2))) ]
 }
 
 # written holds every acknowledged write, read through each of the nodes, against what was put: n5's /tmp/acked has
