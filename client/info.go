@@ -31,6 +31,24 @@ func (c *Client) Info(ctx context.Context, addr string) (control.NodeInfo, error
 	return info, nil
 }
 
+// AcceptLosses acknowledges, as an operator, all losses of partitions so far, and returns of how many. Where lost
+// partitions wait for that, they start again, empty.
+func (c *Client) AcceptLosses(ctx context.Context) (partitions int, err error) {
+	p := c.peers.other(nil)
+	if p == nil {
+		return 0, c.nobody(nil)
+	}
+	o := op{kind: wire.KindAccept, to: p, deadline: c.deadline(ctx)}
+	defer o.end(c)
+	if err := c.do(ctx, &o); err != nil {
+		return 0, err
+	}
+	if err := json.Unmarshal(o.call.reply.body, &partitions); err != nil {
+		return 0, fmt.Errorf("client: the answer of %s: %w: %w", p.addr, dramnode.ErrCorrupt, err)
+	}
+	return partitions, nil
+}
+
 // A Node is one member of the cluster.
 type Node struct {
 	control.Member

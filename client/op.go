@@ -19,6 +19,7 @@ import (
 type op struct {
 	kind     wire.Kind
 	flags    uint16
+	fence    uint32 // with to: an epoch; 0: none
 	key      []byte
 	ext      [wire.WriteExtBytes]byte
 	extBytes int
@@ -32,20 +33,19 @@ type op struct {
 	counter  uint64        // of a write
 	numbers  *numbers      // where counter is from, which also ends it; nil: from Client.acks
 	slot     bool          // the next attempt frees one of Client.slots
-	fence    uint32        // with to: an epoch; 0: none
+
+	tried      uint8  // replicas that were asked since the last pause; see candidate
+	others     bool   // there are replicas that were not
+	bounded    bool   // timeout or deadline is within recordedLife
+	over       bool   // there must be no other attempt
+	unanswered uint16 // attempts that may have been executed
+	doubted    *view  // of the first of them; nil: there is none
 
 	call *call // the current attempt, with its reply after await
 	sent route
 	view *view // at the time of the attempt
 	try  int
 	err  error // what the caller gets if the latest attempt was the last
-
-	doubted    *view // of the first attempt that may have been executed; nil: none may
-	unanswered int   // attempts that may have been executed
-	bounded    bool  // timeout or deadline is within recordedLife
-	over       bool  // there must be no other attempt
-	tried      uint8 // replicas that were asked since the last pause; see candidate
-	others     bool  // there are replicas that were not
 }
 
 func (o *op) write() bool { return o.counter != 0 }
@@ -152,7 +152,7 @@ func (o *op) bound(left time.Duration) time.Duration {
 			o.deadline = earlier(o.deadline, o.now.Add(left))
 		}
 	}
-	return min(left, attemptLimit(o.bodyBytes(), o.unanswered))
+	return min(left, attemptLimit(o.bodyBytes(), int(o.unanswered)))
 }
 
 // until is when o must have ended, counted from now if nothing was sent yet.
@@ -201,7 +201,10 @@ func (c *Client) settle(o *op) step {
 		}
 		cut = o.view.recorded() && r.header.Status == wire.StatusNoQuorum // so others may know of a newer table
 	}
-	s, doubt := decide(past{o.write(), o.view.recorded(), o.doubted != nil}, r.err, r.header.Status, newer)
+	s, doubt := stepDone, false
+	if r.err != nil || r.header.Status != wire.StatusOK {
+		s, doubt = decide(past{o.write(), o.view.recorded(), o.doubted != nil}, r.err, r.header.Status, newer)
+	}
 	if doubt {
 		o.unanswered++
 		if o.doubted == nil {

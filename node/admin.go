@@ -9,9 +9,11 @@ import (
 	"net/http/pprof"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
+	"github.com/dramnode/dramnode"
 	"github.com/dramnode/dramnode/control"
 	"github.com/dramnode/dramnode/internal/cputime"
 	"github.com/dramnode/dramnode/storage"
@@ -21,6 +23,9 @@ import (
 const (
 	httpHeaderTimeout = 5 * time.Second
 	httpStopTimeout   = time.Second
+
+	acceptTimeout = time.Minute
+	acceptMargin  = 500 * time.Millisecond // for the reply, before the operator gives up
 )
 
 // serveControl answers what one node asks another about the table.
@@ -32,6 +37,23 @@ func (n *Node) serveControl(r *request) {
 func (n *Node) serveInfo(r *request) {
 	reply, err := json.Marshal(n.Info())
 	n.replyBytes(r, reply, err)
+}
+
+// serveAccept accepts, in an operator's name, what was lost so far.
+func (n *Node) serveAccept(r *request) {
+	p, ok := n.plane.(*memberPlane)
+	if !ok {
+		n.reply(r, failed(fmt.Errorf("%w: losses are accepted where partitions have several copies", dramnode.ErrInvalid)))
+		return
+	}
+	ctx, cancel := context.WithTimeout(n.context, acceptTimeout)
+	defer cancel()
+	if !r.until.IsZero() {
+		ctx, cancel = context.WithDeadline(ctx, r.until.Add(-acceptMargin))
+		defer cancel()
+	}
+	accepted, err := p.accept(ctx)
+	n.replyBytes(r, strconv.AppendInt(nil, int64(accepted), 10), err)
 }
 
 func (n *Node) replyBytes(r *request, reply []byte, err error) {

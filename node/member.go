@@ -16,12 +16,14 @@ import (
 	"github.com/dramnode/dramnode/control/lease"
 	"github.com/dramnode/dramnode/control/member"
 	"github.com/dramnode/dramnode/control/state"
+	"github.com/dramnode/dramnode/ring"
 	"github.com/dramnode/dramnode/transport"
 	"github.com/dramnode/dramnode/wire"
 )
 
 const (
 	seedsInterval  = 200 * time.Millisecond
+	acceptInterval = 200 * time.Millisecond
 	maxMemberCalls = 4096 // messages to other members under way; more are dropped, as a network would
 )
 
@@ -205,6 +207,49 @@ func (p *memberPlane) Table() *control.Table {
 // Leave implements plane.
 func (p *memberPlane) Leave(context.Context) error {
 	return p.member.Ask(leader.Ask{Kind: leader.AskLeave})
+}
+
+// accept acknowledges what is lost by now, and returns of how many partitions once the table says so. With
+// state.Refuse those partitions start again.
+func (p *memberPlane) accept(ctx context.Context) (accepted int, err error) {
+	ticker := time.NewTicker(acceptInterval)
+	defer ticker.Stop()
+	var wanted []int
+	for first := true; ; first = false {
+		s := p.member.Table()
+		if s == nil {
+			return 0, errNoTable
+		}
+		if first {
+			for row := range s.Rows {
+				if lost(s, row) {
+					wanted = append(wanted, row)
+				}
+			}
+		}
+		left := 0
+		for _, row := range wanted {
+			if lost(s, row) {
+				left++
+				r := &s.Rows[row]
+				_ = p.member.Ask(leader.Ask{Kind: leader.AskAccept, Partition: ring.Partition(row), Count: r.LossCount + r.Doubts}) // again at the next turn
+			}
+		}
+		if left == 0 {
+			return len(wanted), nil
+		}
+		select {
+		case <-ctx.Done():
+			return 0, fmt.Errorf("%w: the losses of %d partitions are not accepted yet: nobody leads, or copies may still come back", dramnode.ErrUnavailable, left)
+		case <-ticker.C:
+		}
+	}
+}
+
+// lost reports whether a row has something for an operator to accept.
+func lost(s *state.State, row int) bool {
+	r := &s.Rows[row]
+	return r.Unaccepted() > 0 || s.Params.OnLoss == state.Refuse && len(s.Serving(r.ActSync)) == 0
 }
 
 // Serve implements plane.

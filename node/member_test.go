@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -176,6 +177,11 @@ func TestReplicatedMajorityLost(t *testing.T) {
 	if now := c.nodes["n3"].Table(); now.Version>>control.EraShift != 2 || now.Version < before || now.Losses() == 0 {
 		t.Errorf("version %x after %x, %d losses and doubts", now.Version, before, now.Losses())
 	}
+	unaccepted := c.leading("n1", "n2", "n3").Unaccepted
+	if r := c.caller().once("n2", wire.Header{Kind: wire.KindAccept}, nil); r.err != nil || string(r.body) != strconv.Itoa(unaccepted) || unaccepted == 0 {
+		t.Errorf("accepting the losses of %d partitions: %q, %v", unaccepted, r.body, r.err)
+	}
+	c.wait("the leader to count no loss any more", func() bool { return c.leading("n1", "n2", "n3").Unaccepted == 0 })
 }
 
 // TestClustersDoNotMerge lets a process see two clusters.

@@ -320,6 +320,7 @@ func (rs *replicas) deleteRange(r *request, q *wire.ListRequest, set partitionSe
 	}
 	end := bytes.Clone(q.End)
 	origin := replica.Origin{Client: e.Client, Counter: e.Counter, FirstUnacked: e.FirstUnacked}
+	fence := replica.Epoch(r.h.Epoch) // 0: none
 	rs.n.drop(r)
 	r.body = nil
 	job := &rangeJob{rs: rs, r: r, left: 1}
@@ -331,8 +332,12 @@ func (rs *replicas) deleteRange(r *request, q *wire.ListRequest, set partitionSe
 			rs.step(part, func(part *replicaPart, now int64) {
 				part.token++
 				part.waiting[part.token] = waiter{part: job}
+				epoch := fence
+				if epoch == 0 {
+					epoch = part.engine.Row().Epoch
+				}
 				part.engine.Do(now, replica.Request{
-					Kind: wire.KindDeleteRange, Token: part.token, Epoch: part.engine.Row().Epoch, Key: nilIfEmpty(start), End: nilIfEmpty(end), Origin: origin,
+					Kind: wire.KindDeleteRange, Token: part.token, Epoch: epoch, Key: nilIfEmpty(start), End: nilIfEmpty(end), Origin: origin,
 				}, &part.effects)
 			})
 		}

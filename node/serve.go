@@ -230,6 +230,8 @@ func (n *Node) Serve(r *transport.Request) {
 		n.serveShare(&req)
 	case wire.KindInfo:
 		n.later(&req, n.serveInfo)
+	case wire.KindAccept:
+		n.later(&req, n.serveAccept)
 	default:
 		n.later(&req, n.serveControl)
 	}

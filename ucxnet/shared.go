@@ -163,7 +163,7 @@ func (s *sharedRegion) Renew(until int64) {
 // Now implements transport.SharedRegion.
 func (s *sharedRegion) Now() int64 { return int64(BootTime()) }
 
-// BootTime reads CLOCK_BOOTTIME, which goes on while the machine is suspended, in a tenth of the time of the system call that
+// BootTime reads CLOCK_BOOTTIME, which goes on while the machine is suspended, in a fifth of the time of the system call that
 // Go has for it.
 func BootTime() time.Duration { return time.Duration(C.dn_boot_now()) }
 

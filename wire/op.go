@@ -26,6 +26,7 @@ const (
 	KindMove    Kind = 36 // body: a batch of one partition's entries, in generation order
 	KindInfo    Kind = 37 // reply body: JSON about one node, for people
 	KindShare   Kind = 38 // reply body: what a process of the node's host maps its memory with
+	KindAccept  Kind = 39 // an operator accepts what was lost; reply body: of how many partitions, as JSON
 	KindReplica Kind = 40 // ext: a message between replicas, which package replica defines; body: a value, or a list
 	KindMember  Kind = 41 // body: a message of the replicated control plane, which control/group defines; reply: empty
 )
@@ -200,7 +201,7 @@ func ParseHeader(b []byte) (h Header, err error) {
 }
 
 func (k Kind) valid() bool {
-	return k >= KindGet && k <= KindDeleteRange || k >= KindTable && k <= KindShare || k >= KindReplica && k <= KindMember
+	return k >= KindGet && k <= KindDeleteRange || k >= KindTable && k <= KindMember
 }
 
 // ReadExt is the extension of a get that has a condition or a range.

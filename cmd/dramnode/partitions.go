@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"strings"
 
@@ -12,13 +13,16 @@ import (
 )
 
 func (a *app) partitionsCommand() *cobra.Command {
-	var all bool
+	var all, accept bool
 	cmd := &cobra.Command{
 		Use:   "partitions",
 		Short: "Show how many partitions each node owns, gives and gets, how many copies there are, and what was lost",
 		Args:  usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.with(cmd.Context(), func(c *client.Client) error {
+				if accept {
+					return a.acceptLosses(cmd.Context(), c)
+				}
 				var health *control.Health
 				if c.Table().Replicas > 0 {
 					if leader := leaderOf(c.Nodes(cmd.Context())); leader != nil {
@@ -30,7 +34,20 @@ func (a *app) partitionsCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&all, "all", false, "show every partition")
+	cmd.Flags().BoolVar(&accept, "accept-loss", false, "with --replicas: accept all losses so far; with --on-loss refuse, lost partitions start again, empty")
+	cmd.MarkFlagsMutuallyExclusive("all", "accept-loss")
 	return cmd
+}
+
+func (a *app) acceptLosses(ctx context.Context, c *client.Client) error {
+	n, err := c.AcceptLosses(ctx)
+	if err != nil {
+		return err
+	}
+	result := struct {
+		Accepted int `json:"accepted"` // partitions
+	}{n}
+	return a.print(result, func(out table) { out.row(fmt.Sprintf("losses of %d partitions accepted", n)) })
 }
 
 type partitionRow struct {

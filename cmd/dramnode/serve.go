@@ -166,6 +166,7 @@ func (a *app) nodeConfig() (node.Config, error) {
 		MinSync:         s.minSync,
 		Lease:           s.lease,
 		OnLoss:          onLoss,
+		Boot:            ucxnet.BootTime,
 		DrainTimeout:    s.drainTimeout,
 		Log:             log,
 	}

@@ -31,7 +31,7 @@ const (
 	AskEpoch    AskKind = 4 // From, the primary: the generations of Epoch are used up
 	AskJoin     AskKind = 5 // Node wants to become one
 	AskLeave    AskKind = 6 // From wants to give its copies away
-	AskAccept   AskKind = 7 // an operator acknowledges the losses of Partition, which are Count
+	AskAccept   AskKind = 7 // an operator acknowledges the losses of Partition, which are Count; one that is lost by now may start again
 	AskParams   AskKind = 8 // an operator sets Params, having seen those of version AssignID
 )
 
@@ -181,7 +181,7 @@ func (l *Leader) Usage(p ring.Partition, bytes uint64) {
 
 // Decide returns the commands to propose next, as one batch. Nothing else may be proposed before Decided.
 func (l *Leader) Decide(now time.Duration, unixSeconds uint32, s *state.State) []state.Command {
-	d := &decision{Leader: l, Draft: s.Draft(), now: now, unixSeconds: unixSeconds}
+	d := &decision{Leader: l, Draft: s.Draft(), now: now, unixSeconds: unixSeconds, recreate: map[ring.Partition]bool{}}
 	l.tidy(now, s)
 	d.suspend()
 	d.comeAndGo()
@@ -242,6 +242,7 @@ type decision struct {
 	unixSeconds uint32
 	batch       []state.Command
 	primaries   map[state.Incarnation]int // of each node, once counted
+	recreate    map[ring.Partition]bool   // whose loss an operator accepts
 }
 
 // maxBatch commands keep an entry of the log small; the next batch follows at once.
@@ -354,6 +355,7 @@ func (d *decision) answer() {
 	for _, a := range d.operator {
 		if a.Kind == AskAccept {
 			_ = d.try(state.AcceptLoss{Partition: a.Partition, Count: a.Count})
+			d.recreate[a.Partition] = true
 		} else {
 			_ = d.try(state.SetParams{ParamsVersion: a.AssignID, Params: a.Params})
 		}

@@ -332,6 +332,17 @@ func TestRefusePolicyWaits(t *testing.T) {
 	if h := b.l.Health(b.s); h.Losses != 0 || h.Offline == 0 {
 		t.Errorf("%+v, want the partitions offline until the operator decides", h)
 	}
+	for _, losses := range []uint32{0, 1} { // of each: it may start again, and then the loss is accepted
+		for p := range b.s.Rows {
+			if err := b.l.Ask(b.now, Ask{Kind: AskAccept, Partition: ring.Partition(p), Count: losses}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		b.run(time.Second)
+		if h := b.l.Health(b.s); h.Losses == 0 || h.Losses == 7 || h.Offline != 0 || (h.Unaccepted == 0) != (losses == 1) {
+			t.Errorf("%+v after the operator has accepted %d losses", h, losses)
+		}
+	}
 }
 
 func TestLeave(t *testing.T) {

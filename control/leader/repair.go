@@ -88,11 +88,11 @@ func (d *decision) mayLearn(i state.Incarnation) bool {
 // lost starts partitions again whose copies are all lost: the processes are known to be dead, or were
 // silent for LostAfter and are given up with this.
 func (d *decision) lost() {
-	if d.State.Params.OnLoss == state.Refuse {
-		return
-	}
 	for p := range d.State.Rows {
 		r := &d.State.Rows[p]
+		if d.State.Params.OnLoss == state.Refuse && !d.recreate[ring.Partition(p)] {
+			continue
+		}
 		if slices.ContainsFunc(r.ActSync, d.State.Serves) || slices.ContainsFunc(r.ActSync, d.mayReturn) {
 			continue
 		}
