@@ -34,6 +34,8 @@ type Recording struct {
 	// For "copies": how many there must be of each partition, all of them at these incarnations.
 	Copies int
 	Alive  []uint64
+	// Stranded excuses partitions that have no copy there at all: the last ones are at nodes that are cut off.
+	Stranded bool
 }
 
 const (
@@ -348,7 +350,7 @@ func (w *workload) awaitCopies(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, settleLimit)
 	defer cancel()
 	for {
-		reason := fewCopies(c.Table(), w.Copies, w.Alive)
+		reason := w.fewCopies(c.Table())
 		if reason == "" {
 			return nil
 		}
@@ -364,21 +366,26 @@ func (w *workload) awaitCopies(ctx context.Context) error {
 }
 
 // fewCopies says what a table lacks, "" for nothing.
-func fewCopies(t *control.Table, want int, alive []uint64) string {
+func (w *workload) fewCopies(t *control.Table) string {
 	wrong, moving, first := 0, 0, ""
 	holds := map[uint64]bool{}
 	for p := range t.Rows {
 		r := &t.Rows[p]
-		have, dead := 0, false
+		have, living := 0, 0
 		for _, i := range append([]uint16{r.Owner}, r.Backups[:]...) {
 			if i == control.None {
 				continue
 			}
 			have++
-			dead = dead || !slices.Contains(alive, t.Members[i].Incarnation)
-			holds[t.Members[i].Incarnation] = true
+			if slices.Contains(w.Alive, t.Members[i].Incarnation) {
+				living++
+				holds[t.Members[i].Incarnation] = true
+			}
 		}
-		isWrong, isMoving := have != want || dead, r.MoveTo != control.None
+		if living == 0 && w.Stranded {
+			continue
+		}
+		isWrong, isMoving := have != w.Copies || living != have, r.MoveTo != control.None
 		if isWrong {
 			wrong++
 		}
@@ -389,9 +396,9 @@ func fewCopies(t *control.Table, want int, alive []uint64) string {
 			first = fmt.Sprintf("partition %d: %+v", p, *r)
 		}
 	}
-	if first == "" && len(holds) == len(alive) {
+	if first == "" && len(holds) == len(w.Alive) {
 		return ""
 	}
 	return fmt.Sprintf("table %x with %d members, replicas %d: %d of %d partitions have other copies, %d are on the move, %d of %d nodes have some; %s",
-		t.Version, len(t.Members), t.Replicas, wrong, len(t.Rows), moving, len(holds), len(alive), first)
+		t.Version, len(t.Members), t.Replicas, wrong, len(t.Rows), moving, len(holds), len(w.Alive), first)
 }
