@@ -12,16 +12,19 @@ KILLS ?= 300
 # What make bench measures: a regular expression for names such as tcp/get/64B/x1, and how often.
 BENCH  ?=
 ROUNDS ?= 3
+# Data nodes that make bench-failover kills; it writes its figures to the file JSON, if that is set.
+FAILOVERS ?= 50
+JSON ?=
 # How long make direct-proof goes on.
 PROOF  ?= 5m
 # How long make soak lasts.
 SOAK   ?= 20m
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build check test interop yardsticks huge proto kills direct-proof demo image images up down fuzz sim mutations soak bench bench-short bench-beside bench-clients bench-tools clean
+.PHONY: help setup build check test interop yardsticks huge proto kills direct-proof demo image images up down fuzz sim mutations soak bench bench-short bench-beside bench-failover bench-clients bench-tools clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install what building needs and is missing (Debian, Ubuntu); silent when all is there
 	@scripts/setup.sh
@@ -92,6 +95,13 @@ bench-beside: build ## 64 B gets while another client puts 16 MiB values: fails 
 	mkdir -p out/bench
 	$(GO) build -o out/bench/bench ./bench
 	out/bench/bench -beside
+
+bench-failover: build ## kill nodes of five with three copies, FAILOVERS (50) times and control leaders a fifth as often: how long writes stall; then what copies cost (10 minutes)
+	@scripts/setup.sh --bench
+	mkdir -p out/bench
+	$(CC) -O2 -Wall -Wextra -o out/bench/cref bench/cref/cref.c -lucp -lucs
+	$(GO) build -o out/bench/bench ./bench
+	out/bench/bench -failover -kills $(FAILOVERS) -rounds $(ROUNDS) $(if $(JSON),-json $(JSON))
 
 bench-clients: build ## the Redis face beside redis-server and in a cluster of three, and what one client reads through each face (5 minutes); ROUNDS=n, ONLY=redis, faces or three
 	@scripts/setup.sh --bench

@@ -62,7 +62,7 @@ var mayImport = map[string][]string{
 }
 
 // testMay holds what every test may import besides: fakes and suites.
-var testMay = []string{"test/proc", "transport/memnet", "transport/transporttest", "gateway/gatewaytest", "gateway/conformance"}
+var testMay = []string{"test/proc", "test/history", "transport/memnet", "transport/transporttest", "gateway/gatewaytest", "gateway/conformance"}
 
 // mayCgo is the only package that imports "C" or "unsafe".
 const mayCgo = "ucxnet"

@@ -33,6 +33,8 @@ type options struct {
 	from    string
 	without string
 	bulk    bool
+	fails   bool
+	kills   int
 }
 
 func bench(args []string) error {
@@ -50,6 +52,8 @@ func bench(args []string) error {
 	f.StringVar(&o.from, "from", "", "measure nothing: make the documents from the figures in `file`")
 	f.StringVar(&o.without, "without", "", "leave out contenders whose names match this `regexp`")
 	f.BoolVar(&o.bulk, "beside", false, "measure only what bulk puts cost small gets")
+	f.BoolVar(&o.fails, "failover", false, "measure only what happens when nodes are killed, and what three copies cost")
+	f.IntVar(&o.kills, "kills", 50, "of data nodes, for -failover; a fifth as many of control leaders; 0: only what copies cost")
 	busy := f.Bool("spin", false, "only use a processor, for -beside")
 	if err := f.Parse(args); err != nil {
 		return err
@@ -58,7 +62,7 @@ func bench(args []string) error {
 		spin()
 		return nil
 	}
-	if f.NArg() > 0 || o.rounds < 1 || o.budget <= 0 {
+	if f.NArg() > 0 || o.rounds < 1 || o.budget <= 0 || o.kills < 0 {
 		f.Usage()
 		return errors.New("what is asked for cannot be")
 	}
@@ -66,6 +70,17 @@ func bench(args []string) error {
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		defer stop()
 		return o.beside(ctx, os.Stdout)
+	}
+	if o.fails {
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		defer stop()
+		file := "" // unless one is asked for
+		f.Visit(func(given *flag.Flag) {
+			if given.Name == "json" {
+				file = o.json
+			}
+		})
+		return o.failover(ctx, os.Stdout, file)
 	}
 	r, err := o.report()
 	if err != nil {

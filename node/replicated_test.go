@@ -9,11 +9,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/anishathalye/porcupine"
-
 	"github.com/dramnode/dramnode"
 	"github.com/dramnode/dramnode/control"
 	"github.com/dramnode/dramnode/replica"
+	"github.com/dramnode/dramnode/test/history"
 	"github.com/dramnode/dramnode/test/proc"
 	"github.com/dramnode/dramnode/wire"
 )
@@ -132,22 +131,22 @@ func TestReplicatedLinearizable(t *testing.T) {
 	close(done)
 	wg.Wait()
 	c.same("n2", "n3", "n4")
-	var history []porcupine.Operation
+	var ops []history.Op
 	unknown := 0
 	for _, h := range historians {
-		history = append(history, h.history...)
+		ops = append(ops, h.history...)
 	}
-	for _, o := range history {
-		if o.Output.(observed).status == wire.StatusUnknownOutcome {
+	for _, o := range ops {
+		if o.Status == wire.StatusUnknownOutcome {
 			unknown++
 		}
 	}
-	t.Logf("%d operations in %v, %d without an answer", len(history), time.Since(began).Round(time.Millisecond), unknown)
+	t.Logf("%d operations in %v, %d without an answer", len(ops), time.Since(began).Round(time.Millisecond), unknown)
 	if losses := c.nodes["n2"].Info().Losses; losses != 0 {
 		t.Errorf("%d losses", losses)
 	}
-	if got := porcupine.CheckOperationsTimeout(model(), history, eventually); got != porcupine.Ok {
-		t.Errorf("seed %d: the history is %s, want one that is linearizable", seed, got)
+	if err := history.Check(ops, eventually); err != nil {
+		t.Errorf("seed %d: %v", seed, err)
 	}
 }
 

@@ -1,14 +1,20 @@
 #!/usr/bin/env bash
-# Proves that the image and docker-compose.yml work: five containers become ready, a value written
-# through one is read through each, and one container is killed and started again: the others keep all
-# they had, and the five agree once more. It leaves a cluster that "make up" started alone, and removes
-# what it started itself.
+# Proves that the image and docker-compose.yml work. It leaves a cluster that "make up" started alone, and removes what
+# it started itself.
+#   compose-smoke.sh           one copy of each value: what is written through one of five containers is read through
+#                              each; one is killed and started again: the others keep all they had, the five agree
+#   compose-smoke.sh replicas  three copies, under writes: one container is killed, then another, both come back, the
+#                              network is cut in two and healed. No acknowledged write is lost, the minority refuses,
+#                              there are three copies again each time. Cutting needs root.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+story=${1:-single}
+[[ "$story" =~ ^(single|replicas)$ ]] || { echo "usage: $0 [single|replicas]" >&2; exit 2; }
 
 export COMPOSE_PROJECT_NAME=dramnode-smoke-$$
 export DRAMNODE_SUBNET=10.78.$(($$ % 250)) DRAMNODE_PUBLISH=127.0.0.1:0
 agree_seconds=40
+copies_seconds=90
 compose() { scripts/compose.sh "$@"; }
 on() { compose exec -T "$@"; } # on NODE COMMAND...
 fail() {
@@ -29,40 +35,167 @@ agree() {
 	done
 }
 
-mkdir -p out
-compose up
-value="a value of run $$"
-printf '%s' "$value" | on n1 dramnode put smoke/key - >/dev/null
-for node in n1 n2 n3 n4 n5; do
-	got=$(on "$node" dramnode get smoke/key) || fail "$node does not answer"
-	[ "$got" = "$value" ] || fail "$node returns '$got', want '$value'"
-done
-on n2 dramnode ls smoke/ | grep -q smoke/key || fail "ls does not show the key"
-echo "compose: five nodes serve what one was given"
-
-# Which keys are n3's is known before it dies; /tmp/others and /tmp/lost are files in n1's container.
-agree
-on n1 bash -c 'set -e
-	for i in {1..40}; do
-		echo "value $i" | dramnode put "many/$i" >/dev/null
-		list=/tmp/others
-		if dramnode locate "many/$i" | grep -q "^owner *n3 "; then list=/tmp/lost; fi
-		echo "$i" >>"$list"
+single() {
+	compose up
+	local value="a value of run $$" node got
+	printf '%s' "$value" | on n1 dramnode put smoke/key - >/dev/null
+	for node in n1 n2 n3 n4 n5; do
+		got=$(on "$node" dramnode get smoke/key) || fail "$node does not answer"
+		[ "$got" = "$value" ] || fail "$node returns '$got', want '$value'"
 	done
-	test -s /tmp/others && test -s /tmp/lost' || fail "40 keys are not spread over n3 and others"
-others='while read -r i; do
-		got=$(dramnode get "many/$i") && [ "$got" = "value $i" ] || { echo "many/$i: $got"; exit 1; }
-	done </tmp/others'
-compose kill n3 >/dev/null 2>&1
-on n1 bash -c "$others" || fail "with n3 dead, a key of another node is gone"
-compose start n3 >/dev/null 2>&1
-compose ready
-agree
-on n1 bash -c "$others" || fail "with n3 back, a key of another node is gone"
-on n4 dramnode partitions | grep -qE ', [1-9][0-9]* losses' || fail "the loss of n3's partitions is not shown"
-on n1 bash -c 'while read -r i; do
-		code=0
-		dramnode get "many/$i" >/dev/null 2>&1 || code=$?
-		[ "$code" = 3 ] || { echo "many/$i: exit code $code, want 3"; exit 1; }
-	done </tmp/lost' || fail "a key of n3 is not plainly not found"
-echo "compose: n3 was killed and came back: the others lost nothing, its own loss is counted, all five agree"
+	on n2 dramnode ls smoke/ | grep -q smoke/key || fail "ls does not show the key"
+	echo "compose: five nodes serve what one was given"
+
+	# Which keys are n3's is known before it dies; /tmp/others and /tmp/lost are files in n1's container.
+	agree
+	on n1 bash -c 'set -e
+		for i in {1..40}; do
+			echo "value $i" | dramnode put "many/$i" >/dev/null
+			list=/tmp/others
+			if dramnode locate "many/$i" | grep -q "^owner *n3 "; then list=/tmp/lost; fi
+			echo "$i" >>"$list"
+		done
+		test -s /tmp/others && test -s /tmp/lost' || fail "40 keys are not spread over n3 and others"
+	local others='while read -r i; do
+			got=$(dramnode get "many/$i") && [ "$got" = "value $i" ] || { echo "many/$i: $got"; exit 1; }
+		done </tmp/others'
+	compose kill n3 >/dev/null 2>&1
+	on n1 bash -c "$others" || fail "with n3 dead, a key of another node is gone"
+	compose start n3 >/dev/null 2>&1
+	compose ready
+	agree
+	on n1 bash -c "$others" || fail "with n3 back, a key of another node is gone"
+	on n4 dramnode partitions | grep -qE ', [1-9][0-9]* losses' || fail "the loss of n3's partitions is not shown"
+	on n1 bash -c 'while read -r i; do
+			code=0
+			dramnode get "many/$i" >/dev/null 2>&1 || code=$?
+			[ "$code" = 3 ] || { echo "many/$i: exit code $code, want 3"; exit 1; }
+		done </tmp/lost' || fail "a key of n3 is not plainly not found"
+	echo "compose: n3 was killed and came back: the others lost nothing, its own loss is counted, all five agree"
+}
+
+# copied waits until these nodes, and no others, have three copies of everything, as n5 sees it.
+copied() {
+	local deadline=$((SECONDS + copies_seconds)) said
+	until said=$(on n5 dramnode partitions --json 2>&1) && three_copies "$said" "$@"; do
+		((SECONDS < deadline)) || fail "$* do not have three copies of everything after $copies_seconds s: $said"
+		sleep 0.5
+	done
+	grep -q '"losses":0,' <<<"$said" || fail "losses are counted: $said"
+}
+
+three_copies() { # three_copies JSON NODE...
+	local said=$1 shares
+	shift
+	shares=$(grep -oE '"node":"[^"]*"[^}]*"copies":[1-9][0-9]*' <<<"$said") || return 1
+	[[ "$said" == *'"moves":0,'* ]] &&
+		[ "$(cut -d '"' -f 4 <<<"$shares" | sort | tr '\n' ' ')" = "$(printf '%s\n' "$@" | sort | tr '\n' ' ')" ] &&
+		[ "$(awk -F : '{ n += $NF } END { print n }' <<<"$shares")" = $((3 * $(grep -oE '"partitions":[0-9]+' <<<"$said" | head -n 1 | cut -d : -f 2))) ]
+}
+
+# written holds every acknowledged write, read through each of the nodes, against what was put: n5's /tmp/acked has
+# their numbers.
+written() {
+	local node count
+	for node in "$@"; do
+		count=$(on n5 cat /tmp/acked | on "$node" bash -c 'set -e
+			rm -rf /tmp/load && mkdir /tmp/load
+			dramnode export load/ /tmp/load >/dev/null
+			n=0
+			while read -r i; do
+				[ "$(<"/tmp/load/$i")" = "value $i" ] || { echo "load/$i is not what was put"; exit 1; }
+				n=$((n + 1))
+			done
+			echo "$n"') || fail "through $node: $count"
+	done
+	echo "compose: all $count acknowledged writes are there, through each of $*"
+}
+
+# goes_on waits for ten more writes.
+goes_on() {
+	local deadline=$((SECONDS + agree_seconds)) from
+	from=$(on n5 bash -c 'wc -l </tmp/acked')
+	until (($(on n5 bash -c 'wc -l </tmp/acked') >= from + 10)); do
+		((SECONDS < deadline)) || fail "no writes are acknowledged any more: $(on n5 tail -n 3 /tmp/refused)"
+		sleep 0.2
+	done
+}
+
+# between runs iptables with these arguments, "-A" to cut and "-D" to heal, in the namespaces of n1 and n2 and of the
+# others, so that either side loses what the other sends, and nobody is told.
+between() {
+	local a b
+	for a in 1 2; do
+		for b in 3 4 5; do
+			drop "$1" "n$a" "$DRAMNODE_SUBNET.1$b"
+			drop "$1" "n$b" "$DRAMNODE_SUBNET.1$a"
+		done
+	done
+}
+
+drop() { # drop -A|-D NODE FROM
+	local pid
+	pid=$(docker inspect -f '{{.State.Pid}}' "$(compose ps -q "$2")")
+	nsenter -t "$pid" -n iptables "$1" INPUT -s "$3" -j DROP
+}
+
+# refuses checks that a node that is cut off says so: reads and writes of keys that it was the primary of end with exit
+# code 5 and "no quorum", once it has noticed.
+refuses() {
+	on "$1" bash -c '
+		mine=()
+		for i in {0..99}; do
+			if dramnode locate "cut/$i" | grep -q "^owner *$0 "; then mine+=("cut/$i"); fi
+		done
+		no_quorum() { # no_quorum COMMAND...
+			said=$(dramnode --timeout 2s "$@" 2>&1 </dev/null)
+			[ $? = 5 ] && [[ "$said" == *"no quorum"* ]]
+		}
+		deadline=$((SECONDS + 40))
+		until no_quorum get "${mine[0]}"; do
+			((SECONDS < deadline)) || { echo "it never says so, but: $said"; exit 1; }
+		done
+		for key in "${mine[@]:0:5}"; do
+			no_quorum get "$key" && no_quorum put "$key" - || { echo "$key: $said"; exit 1; }
+		done' "$1"
+}
+
+replicas() {
+	export DRAMNODE_REPLICAS=3
+	compose up
+	copied n1 n2 n3 n4 n5
+	on n5 bash -c 'for ((i = 0; i < 100000; i++)); do
+			[ ! -e /tmp/stop ] || break
+			if echo "value $i" | dramnode put "load/$i" - 2>>/tmp/refused >/dev/null; then echo "$i" >>/tmp/acked; fi
+		done' &
+	local writer=$! node
+	on n5 bash -c 'for i in {1..100}; do [ -s /tmp/acked ] && exit; sleep 0.1; done; exit 1' || fail "nothing is written"
+	for node in n1 n2; do
+		goes_on
+		compose kill "$node" >/dev/null 2>&1
+		goes_on
+		if [ "$node" = n1 ]; then copied n2 n3 n4 n5; else copied n3 n4 n5; fi
+		echo "compose: $node was killed; there are three copies again"
+	done
+	written n3 n4 n5
+	compose start n1 n2 >/dev/null 2>&1
+	compose ready
+	copied n1 n2 n3 n4 n5
+
+	goes_on
+	between -A
+	refuses n1 || fail "n1 is cut off and does not refuse"
+	goes_on
+	copied n3 n4 n5
+	echo "compose: n1 and n2 are cut off: they refuse, and the others have three copies again"
+	between -D
+	compose ready
+	copied n1 n2 n3 n4 n5
+	goes_on
+	on n5 touch /tmp/stop
+	wait "$writer"
+	written n1 n2 n3 n4 n5
+}
+
+mkdir -p out
+"$story"

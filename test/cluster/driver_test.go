@@ -19,13 +19,14 @@ import (
 
 	"github.com/dramnode/dramnode"
 	"github.com/dramnode/dramnode/client"
+	"github.com/dramnode/dramnode/test/history"
 	"github.com/dramnode/dramnode/transport"
 	"github.com/dramnode/dramnode/ucxnet"
 )
 
 // A workload tells a driver process what to do.
 type workload struct {
-	Mode    string // "load": until SIGTERM; "fill", "check": once; "connect": open and close Ops clients; "clear": delete the prefix
+	Mode    string // "load", "record": until SIGTERM; "fill", "check", "reread", "refused", "copies": once; "connect": open and close Ops clients; "clear": delete the prefix
 	Addrs   []string
 	Cluster string
 	Shm     string
@@ -39,6 +40,10 @@ type workload struct {
 	Large   bool          // all values are near the longest; usually most are small
 	Via     bool          // each worker sends everything to one node, which forwards what it does not own
 	OpLimit time.Duration // of one operation; default 5 s
+
+	Recording
+
+	host int // where the driver runs, if the story has hosts: 1 is the first node's, 0 the last one
 
 	// Any accepts whichever write a check finds, as long as it is whole.
 	Any bool
@@ -56,12 +61,14 @@ type report struct {
 	Longest    time.Duration // longest single operation, retries included
 	Unknown    time.Duration // longest operation whose outcome was reported as unknown, earlier attempts included
 	Violations []string      // wrong bytes, lost writes: must be empty
+	History    []history.Op  // of a recording
 	Failure    string        // why the driver could not work at all
 }
 
 const (
 	driverEnv     = "DRAMNODE_TEST_DRIVER"
 	driverStarted = "started"
+	driverWritten = "written " // and how many writes were acknowledged so far
 	openTimeout   = 5 * time.Second
 	checkTimeout  = 40 * time.Second
 )
@@ -102,8 +109,13 @@ func (w *workload) run(r *report) error {
 		}
 		return nil
 	}
-	if w.Mode == "clear" {
+	switch w.Mode {
+	case "clear":
 		return w.clear(r)
+	case "copies":
+		return w.awaitCopies(ctx)
+	case "record", "reread", "refused":
+		return w.record(ctx, r)
 	}
 	workers := make([]*worker, w.Workers)
 	var wg sync.WaitGroup

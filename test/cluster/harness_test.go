@@ -12,6 +12,8 @@ import (
 	"os/exec"
 	"slices"
 	"strconv"
+	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -51,6 +53,7 @@ type story struct {
 	options []proc.Options
 	args    []string // of every node
 	cut     int      // partitions that the settings in args make
+	memory  []string // of the first nodes; others have 256MiB
 }
 
 func newStory(t *testing.T, args ...string) *story {
@@ -76,6 +79,9 @@ func (s *story) start(n int) {
 	for range n {
 		i := len(s.options)
 		o := proc.Options{Name: fmt.Sprintf("n%d", i+1), Memory: "256MiB", Cluster: s.name, Args: s.args}
+		if i < len(s.memory) {
+			o.Memory = s.memory[i]
+		}
 		if s.net != nil {
 			o.Host = s.net.Host(i)
 			o.Env = []string{"UCX_TLS=tcp"}
@@ -216,10 +222,13 @@ func (s *story) await(what string, missing func() string) {
 
 // A driver is a running driver process.
 type driver struct {
-	t   *testing.T
-	cmd *exec.Cmd
-	out *bufio.Reader
-	err bytes.Buffer
+	t       *testing.T
+	cmd     *exec.Cmd
+	err     bytes.Buffer
+	written atomic.Int64  // what it said last
+	ended   chan struct{} // closed when it has closed its output
+	text    string        // its report; valid after ended
+	readErr error
 }
 
 // drive starts w against the whole cluster, or against w.Addrs.
@@ -240,9 +249,13 @@ func (s *story) drive(w workload) *driver {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	d := &driver{t: s.t, cmd: exec.Command(self)}
+	d := &driver{t: s.t, cmd: exec.Command(self), ended: make(chan struct{})}
 	if s.net != nil {
-		d.cmd = s.net.Host(s.net.Len() - 1).Command(self)
+		host := s.net.Len() - 1
+		if w.host > 0 {
+			host = w.host - 1
+		}
+		d.cmd = s.net.Host(host).Command(self)
 	}
 	d.cmd.Env = append(os.Environ(), driverEnv+"="+string(spec))
 	d.cmd.Stderr = &d.err
@@ -254,23 +267,45 @@ func (s *story) drive(w workload) *driver {
 	if err := d.cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}
-	d.out = bufio.NewReader(out)
-	if line, err := d.out.ReadString('\n'); err != nil || line != driverStarted+"\n" {
+	said := bufio.NewReader(out)
+	if line, err := said.ReadString('\n'); err != nil || line != driverStarted+"\n" {
 		s.t.Fatalf("driver said %q, %v\n%s", line, err, d.err.String())
 	}
+	go d.listen(said)
 	return d
+}
+
+// listen notes how far the driver is, and its report.
+func (d *driver) listen(said *bufio.Reader) {
+	defer close(d.ended)
+	for {
+		line, err := said.ReadString('\n')
+		if n, isProgress := strings.CutPrefix(line, driverWritten); isProgress {
+			if count, numErr := strconv.ParseInt(strings.TrimSpace(n), 10, 64); numErr == nil {
+				d.written.Store(count)
+			}
+		} else {
+			d.text += line
+		}
+		if err != nil {
+			if err != io.EOF {
+				d.readErr = err
+			}
+			return
+		}
+	}
 }
 
 // wait returns the report of a driver that ends by itself.
 func (d *driver) wait() report {
 	d.t.Helper()
-	text, readErr := io.ReadAll(d.out)
-	if err := errors.Join(readErr, d.cmd.Wait()); err != nil {
+	<-d.ended
+	if err := errors.Join(d.readErr, d.cmd.Wait()); err != nil {
 		d.t.Fatalf("driver: %v\n%s", err, d.err.String())
 	}
 	var r report
-	if err := json.Unmarshal(text, &r); err != nil {
-		d.t.Fatalf("driver: %v\n%s%s", err, text, d.err.String())
+	if err := json.Unmarshal([]byte(d.text), &r); err != nil {
+		d.t.Fatalf("driver: %v\n%.2000s%s", err, d.text, d.err.String())
 	}
 	if r.Failure != "" {
 		d.t.Fatalf("driver: %s\n%s", r.Failure, d.err.String())
