@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"sync"
 	"text/tabwriter"
 	"time"
@@ -135,7 +136,7 @@ func (c *cluster) killOne(ctx context.Context, victim *clusterNode, all groups) 
 	killed, err := c.kill(victim)
 	if err == nil {
 		pause(ctx, failoverWindow)
-		err = resumed(ctx, probes, killed)
+		err = c.resumed(ctx, probes, killed)
 	}
 	end()
 	wg.Wait()
@@ -157,19 +158,15 @@ func pause(ctx context.Context, d time.Duration) {
 }
 
 // resumed waits until a write that began after the kill was acknowledged for every key.
-func resumed(ctx context.Context, probes []*probe, killed time.Time) error {
+func (c *cluster) resumed(ctx context.Context, probes []*probe, killed time.Time) error {
 	for deadline := killed.Add(failoverLimit); ; pause(ctx, copiesPoll) {
-		waiting := 0
-		for _, p := range probes {
-			if !p.wrote(killed) {
-				waiting++
-			}
-		}
+		waiting := slices.DeleteFunc(slices.Clone(probes), func(p *probe) bool { return p.wrote(killed) })
 		switch {
-		case waiting == 0 || ctx.Err() != nil:
+		case len(waiting) == 0 || ctx.Err() != nil:
 			return ctx.Err()
 		case time.Now().After(deadline):
-			return fmt.Errorf("%d of %d keys take no writes %v after the kill", waiting, len(probes), failoverLimit)
+			l, err := c.client.Locate(waiting[0].key)
+			return errors.Join(fmt.Errorf("%d of %d keys take no writes %v after the kill; %q, of which the killed node had %s, is in partition %d: %+v", len(waiting), len(probes), failoverLimit, waiting[0].key, groupNames[waiting[0].group], l.Partition, l.Row), err)
 		}
 	}
 }

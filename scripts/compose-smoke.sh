@@ -139,24 +139,24 @@ drop() { # drop -A|-D NODE FROM
 	nsenter -t "$pid" -n iptables "$1" INPUT -s "$3" -j DROP
 }
 
-# refuses checks that a node that is cut off says so: reads and writes of keys that it was the primary of end with exit
-# code 5 and "no quorum", once it has noticed.
+# refuses checks that a node that is cut off says "no quorum" once it has noticed, and that from then on reads and writes
+# of keys that it was the primary of end with exit code 5: certainly not done.
 refuses() {
 	on "$1" bash -c '
 		mine=()
 		for i in {0..99}; do
 			if dramnode locate "cut/$i" | grep -q "^owner *$0 "; then mine+=("cut/$i"); fi
 		done
-		no_quorum() { # no_quorum COMMAND...
-			said=$(dramnode --timeout 2s "$@" 2>&1 </dev/null)
-			[ $? = 5 ] && [[ "$said" == *"no quorum"* ]]
+		refused() { # refused COMMAND...
+			said=$(dramnode --timeout 5s "$@" 2>&1 </dev/null)
+			[ $? = 5 ]
 		}
 		deadline=$((SECONDS + 40))
-		until no_quorum get "${mine[0]}"; do
+		until refused get "${mine[0]}" && [[ "$said" == *"no quorum"* ]]; do
 			((SECONDS < deadline)) || { echo "it never says so, but: $said"; exit 1; }
 		done
 		for key in "${mine[@]:0:5}"; do
-			no_quorum get "$key" && no_quorum put "$key" - || { echo "$key: $said"; exit 1; }
+			refused get "$key" && refused put "$key" - || { echo "$key: $said"; exit 1; }
 		done' "$1"
 }
 
