@@ -63,6 +63,7 @@ func (c *Client) MultiPut(ctx context.Context, items []Item) []PutResult {
 	for i, it := range items {
 		m.ops[i].numbers = &m.writes
 		if results[i].Err = c.asPut(&m.ops[i], deadline, it.Key, it.Value, it.Options); results[i].Err == nil {
+			m.ops[i].number()
 			m.live = append(m.live, i)
 		}
 	}

@@ -91,6 +91,9 @@ func newReplicas(n *Node) (*replicas, error) {
 	rs := &replicas{n: n, control: n.member, parts: make([]replicaPart, len(n.parts)), bulk: map[parcel]struct{}{}}
 	rs.shared = replica.Node{ID: replica.ID(n.self.Incarnation), Config: replica.Default, Until: func() int64 { return int64(n.member.Until()) }}
 	rs.shared.Config.MinSync = max(1, n.cfg.MinSync)
+	// A backup that is only slow must not be left out sooner than one that is dead: each that is brings its partitions closer
+	// to a single copy, and a machine with much to do lets all of them be slow at once.
+	rs.shared.Config.Report = max(rs.shared.Config.Report, int64(n.cfg.Lease))
 	for p := range rs.parts {
 		part := &rs.parts[p]
 		store, err := arena.Open(n.store, uint16(p))
