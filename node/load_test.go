@@ -155,9 +155,11 @@ func (l *load) stop(through string) {
 }
 
 func TestJoinAndLeaveUnderLoad(t *testing.T) {
-	t.Parallel()
-	c := newCluster(t, 21, "n1", "n2")
-	c.agree("n1", "n2")
+	eachKind(t, testJoinAndLeaveUnderLoad)
+}
+
+func testJoinAndLeaveUnderLoad(t *testing.T, k kind) {
+	c := k.cluster(t, 21, nil, "n1", "n2")
 	s := c.stock("n1", 300, 2000)
 	before := c.nodes["n1"].Table()
 	user := c.caller()
@@ -172,7 +174,7 @@ func TestJoinAndLeaveUnderLoad(t *testing.T) {
 	c.world.SetDelay(0, 2*time.Millisecond) // so that writes meet every phase of a move
 	l := c.load(21, 6, "n1", "n2")
 	c.start("n3", proc.Address(t, nil))
-	c.agree("n1", "n2", "n3")
+	c.ready("n1", "n2", "n3")
 	l.nodes.set("n1", "n2", "n3")
 	c.nodes["n1"].stop() // the publisher
 	<-c.nodes["n1"].done
@@ -180,7 +182,7 @@ func TestJoinAndLeaveUnderLoad(t *testing.T) {
 	if err := c.nodes["n1"].err; err != nil {
 		t.Fatalf("n1 left with %v", err)
 	}
-	c.agree("n2", "n3")
+	c.ready("n2", "n3")
 	l.stop("n3")
 	for _, node := range []string{"n2", "n3"} {
 		s.check(node, before)

@@ -15,9 +15,11 @@ func value(key string, n int) []byte {
 }
 
 func TestAnyNodeServesAnyKey(t *testing.T) {
-	t.Parallel()
-	c := newCluster(t, 1, "n1", "n2", "n3")
-	c.agree("n1", "n2", "n3")
+	eachKind(t, testAnyNodeServesAnyKey)
+}
+
+func testAnyNodeServesAnyKey(t *testing.T, k kind) {
+	c := k.cluster(t, 1, nil, "n1", "n2", "n3")
 	user := c.caller()
 	sizes := []int{0, 1, 64, 4096, 5000, 100_000, 3 << 20}
 	key := func(i int) string { return fmt.Sprintf("key-%d", i) }

@@ -77,9 +77,11 @@ func (c *caller) mustEveryPage(n *running, kind wire.Kind, start, end string, li
 }
 
 func TestListAndDeleteRange(t *testing.T) {
-	t.Parallel()
-	c := newCluster(t, 41, "n1", "n2", "n3")
-	c.agree("n1", "n2", "n3")
+	eachKind(t, testListAndDeleteRange)
+}
+
+func testListAndDeleteRange(t *testing.T, k kind) {
+	c := k.cluster(t, 41, nil, "n1", "n2", "n3")
 	user := c.caller()
 	var all []string
 	for i := range 250 {
@@ -99,7 +101,7 @@ func TestListAndDeleteRange(t *testing.T) {
 		t.Errorf("between long bounds: %d keys, want those of b", len(keys))
 	}
 	user.expect("n1", wire.Header{Kind: wire.KindList}, wire.AppendListRequest(nil, &wire.ListRequest{Limit: 5, Partitions: []uint64{1 << 62}}), wire.StatusInvalid)
-	everything := wire.AppendListRequest(nil, &wire.ListRequest{Limit: 5, Partitions: []uint64{1<<61 - 1}})
+	everything := wire.AppendListRequest(nil, &wire.ListRequest{Limit: 5, Partitions: []uint64{1<<len(c.nodes["n1"].parts) - 1}})
 	user.expect("n1", wire.Header{Kind: wire.KindList}, everything, wire.StatusNotOwner) // others own some of it
 	user.expect("n1", wire.Header{Kind: wire.KindDeleteRange, Ext: putOf("", nil).Ext}, everything, wire.StatusNotOwner)
 
