@@ -44,6 +44,7 @@ type replicas struct {
 	control controller
 	shared  replica.Node
 	parts   []replicaPart
+	due     []atomic.Int64 // when Tick of each is to be called next, on the boot clock: together, since run looks at all of them often
 	table   atomic.Pointer[addresses]
 	coarse  atomic.Int64 // a recent reading of the boot clock, for what is not about leases
 
@@ -71,7 +72,6 @@ type replicaPart struct {
 	waiting map[uint64]waiter // requests under way in the engine, by token
 	gets    bool              // Serves, after the last step
 	dirty   bool              // likewise
-	due     atomic.Int64      // when Tick is to be called next, on the boot clock
 	unused  int64             // since when the entries are of no use; 0: they are
 }
 
@@ -88,7 +88,7 @@ type ended struct {
 }
 
 func newReplicas(n *Node) (*replicas, error) {
-	rs := &replicas{n: n, control: n.member, parts: make([]replicaPart, len(n.parts)), bulk: map[parcel]struct{}{}}
+	rs := &replicas{n: n, control: n.member, parts: make([]replicaPart, len(n.parts)), due: make([]atomic.Int64, len(n.parts)), bulk: map[parcel]struct{}{}}
 	rs.shared = replica.Node{ID: replica.ID(n.self.Incarnation), Config: replica.Default, Until: func() int64 { return int64(n.member.Until()) }}
 	rs.shared.Config.MinSync = max(1, n.cfg.MinSync)
 	// A backup that is only slow must not be left out sooner than one that is dead: each that is brings its partitions closer
@@ -153,7 +153,7 @@ func (rs *replicas) effectsLocked(part *replicaPart, in *incoming, all []ended) 
 	part.store.Settle()
 	part.gets, part.dirty = part.engine.Serves()
 	if part.engine.Busy() {
-		part.due.Store(0)
+		rs.due[part.number].Store(0)
 	}
 	return all
 }
@@ -192,9 +192,9 @@ func (rs *replicas) run(ctx context.Context) error {
 		}
 		now := rs.now()
 		rs.coarse.Store(now)
-		for p := range rs.parts {
-			if part := &rs.parts[p]; part.due.Load() <= now {
-				rs.tick(part)
+		for p := range rs.due {
+			if rs.due[p].Load() <= now {
+				rs.tick(&rs.parts[p])
 			}
 		}
 	}
@@ -202,7 +202,7 @@ func (rs *replicas) run(ctx context.Context) error {
 
 func (rs *replicas) tick(part *replicaPart) {
 	rs.step(part, func(part *replicaPart, now int64) {
-		part.due.Store(now + int64(replicaIdle))
+		rs.due[part.number].Store(now + int64(replicaIdle))
 		part.engine.Tick(now, &part.effects)
 		rs.tidyLocked(part, now)
 	})

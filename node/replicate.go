@@ -16,6 +16,9 @@ import (
 // messageTimeout ends a call that carries a message of a replica. The engine sends again what it needs sooner than that.
 const messageTimeout = 5 * time.Second
 
+// shortValue is the length up to which a copy costs less than a lease, which is two holds of the shard's lock.
+const shortValue = 512
+
 // A carrier brings one message to another node. Its reply may carry the message's answer. Pooled.
 type carrier struct {
 	rs   *replicas
@@ -23,7 +26,8 @@ type carrier struct {
 	call transport.Call
 
 	header [transport.MaxHeaderBytes]byte
-	lease  storage.Lease       // on the value that the message carries
+	short  [shortValue]byte    // the value that the message carries, if it is short
+	lease  storage.Lease       // on it, if it is not
 	list   storage.Reservation // with a long list
 	parcel parcel
 
@@ -95,8 +99,12 @@ func (c *carrier) load(m *replica.Message) (list []byte, ok bool) {
 				return nil, false
 			}
 		}
-		c.lease = c.part.store.Lease(uint64(v.Value.Blob))
 		body = c.part.store.Bytes(uint64(v.Value.Blob))
+		if len(body) <= shortValue {
+			body = c.short[:copy(c.short[:], body)]
+		} else {
+			c.lease = c.part.store.Lease(uint64(v.Value.Blob))
+		}
 	} else if list = m.AppendList(nil); len(list) > 0 {
 		body = list
 		if len(list) > transport.CopyBytes {
@@ -181,7 +189,8 @@ func (rs *replicas) mine(e *replica.Envelope, m *replica.Message) bool {
 
 // An incoming is a message while it is stepped.
 type incoming struct {
-	m replica.Message
+	m    replica.Message
+	room []byte // empty, for the header
 	// What goes back in the transport's reply: the first short answer.
 	header []byte
 	list   []byte
@@ -197,7 +206,7 @@ func (in *incoming) answer(rs *replicas, part *replicaPart, m *replica.Message) 
 		return false
 	}
 	table := rs.table.Load()
-	in.header = m.AppendHeader(nil, replica.Envelope{Cluster: table.cluster, Era: table.era, Partition: part.number}, list)
+	in.header = m.AppendHeader(in.room, replica.Envelope{Cluster: table.cluster, Era: table.era, Partition: part.number}, list)
 	in.list = list
 	return true
 }
@@ -292,6 +301,9 @@ func (rs *replicas) refuseValue(r *request, cause error) bool {
 
 func (rs *replicas) receive(part *replicaPart, r *request, m *replica.Message) {
 	in := incoming{m: *m}
+	if r.from != nil {
+		in.room = r.from.Scratch[:0]
+	}
 	var room [stepAnswers]ended
 	part.mu.Lock()
 	part.engine.Step(rs.now(), &in.m, &part.effects)
@@ -306,7 +318,7 @@ func (rs *replicas) acknowledge(r *request, in *incoming) {
 	rs.n.count(r.h.Kind, wire.StatusOK)
 	header, body := in.header, transport.Body{Bytes: in.list}
 	if header == nil {
-		header = wire.AppendHeader(nil, &wire.Header{Kind: wire.KindReplica})
+		header = wire.AppendHeader(in.room, &wire.Header{Kind: wire.KindReplica})
 	}
 	wire.MarkReply(header)
 	if r.from != nil {
