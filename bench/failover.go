@@ -165,8 +165,12 @@ func (c *cluster) resumed(ctx context.Context, probes []*probe, killed time.Time
 		case len(waiting) == 0 || ctx.Err() != nil:
 			return ctx.Err()
 		case time.Now().After(deadline):
-			l, err := c.client.Locate(waiting[0].key)
-			return errors.Join(fmt.Errorf("%d of %d keys take no writes %v after the kill; %q, of which the killed node had %s, is in partition %d: %+v", len(waiting), len(probes), failoverLimit, waiting[0].key, groupNames[waiting[0].group], l.Partition, l.Row), err)
+			errs := []error{fmt.Errorf("%d of %d keys take no writes %v after the kill", len(waiting), len(probes), failoverLimit)}
+			for _, p := range waiting {
+				l, err := c.client.Locate(p.key)
+				errs = append(errs, fmt.Errorf("the killed node had %s of partition %d, owned by %s (killed: %v): %+v", groupNames[p.group], l.Partition, l.Owner.Name, c.dead[l.Owner.Incarnation], l.Row), err)
+			}
+			return errors.Join(errs...)
 		}
 	}
 }

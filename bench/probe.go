@@ -25,8 +25,8 @@ const (
 	keysPerGroup = 8
 	probeBytes   = 64
 	// probePause is between operations that are due for one key, longer for those that only show when writes go on.
-	probePause      = 5 * time.Millisecond
-	stalledPause    = 10 * time.Millisecond
+	probePause      = 15 * time.Millisecond
+	stalledPause    = 25 * time.Millisecond
 	failoverTimeout = 20 * time.Second // of an operation: a failover is to be a stall, not an error
 )
 

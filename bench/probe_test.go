@@ -9,7 +9,9 @@ import (
 func TestStalls(t *testing.T) {
 	killed := time.Now()
 	at := func(ms int) time.Time { return killed.Add(time.Duration(ms) * time.Millisecond) }
-	put := func(begun, ended int) probed { return probed{due: at(begun), begun: at(begun), ended: at(ended), put: true} }
+	put := func(begun, ended int) probed {
+		return probed{due: at(begun), begun: at(begun), ended: at(ended), put: true}
+	}
 	failed := put(400, 500)
 	failed.err = errors.New("no")
 	get := put(100, 200)

@@ -96,9 +96,10 @@ three_copies() { # three_copies JSON NODE...
 # written holds every acknowledged write, read through each of the nodes, against what was put: n5's /tmp/acked has
 # their numbers.
 written() {
-	local node count
+	local node count acked
+	acked=$(on n5 cat /tmp/acked) # before anything is read: writes go on
 	for node in "$@"; do
-		count=$(on n5 cat /tmp/acked | on "$node" bash -c 'set -e
+		count=$(on "$node" bash -c 'set -e
 			rm -rf /tmp/load && mkdir /tmp/load
 			dramnode export load/ /tmp/load >/dev/null
 			n=0
@@ -106,7 +107,7 @@ written() {
 				[ "$(<"/tmp/load/$i")" = "value $i" ] || { echo "load/$i is not what was put"; exit 1; }
 				n=$((n + 1))
 			done
-			echo "$n"') || fail "through $node: $count"
+			echo "$n"' <<<"$acked") || fail "through $node: $count"
 	done
 	echo "compose: all $count acknowledged writes are there, through each of $*"
 }
