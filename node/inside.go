@@ -174,6 +174,9 @@ func (l *selfLink) serve(r *selfRequest, c *transport.Call) {
 	}
 	l.network.n.Serve(&r.Request)
 	body.Release()
+	if l.closed.Load() { // meanwhile, and Close may not have seen what waits by now
+		l.abandon()
+	}
 }
 
 // Reply implements transport.RequestConn.
@@ -181,7 +184,7 @@ func (r *selfRequest) Reply(_ *transport.Request, header []byte, body transport.
 	deliver(r.call, header, body)
 }
 
-// Detach implements transport.RequestConn.
+// Detach implements transport.RequestConn. It completes nothing: the node may hold a lock.
 func (r *selfRequest) Detach(*transport.Request) transport.Responder {
 	l, w := r.link, &waiting{link: r.link, call: r.call}
 	l.mu.Lock()
@@ -192,9 +195,6 @@ func (r *selfRequest) Detach(*transport.Request) transport.Responder {
 		})
 	}
 	l.mu.Unlock()
-	if l.closed.Load() { // meanwhile, and Close may not have seen it
-		w.giveUp(errLinkClosed)
-	}
 	return w
 }
 
@@ -290,6 +290,14 @@ func (l *selfLink) Info() transport.LinkInfo {
 // Close implements transport.Link.
 func (l *selfLink) Close() {
 	l.closed.Store(true)
+	l.abandon()
+	l.network.mu.Lock()
+	delete(l.network.links, l)
+	l.network.mu.Unlock()
+}
+
+// abandon ends what waits.
+func (l *selfLink) abandon() {
 	l.mu.Lock()
 	var left []*waiting
 	for w := range l.waiting {
@@ -299,7 +307,4 @@ func (l *selfLink) Close() {
 	for _, w := range left {
 		w.giveUp(errLinkClosed)
 	}
-	l.network.mu.Lock()
-	delete(l.network.links, l)
-	l.network.mu.Unlock()
 }

@@ -84,6 +84,9 @@ func (rs *replicas) writeRequest(part *replicaPart, d router.Decision, r *reques
 	if err != nil {
 		return q, fmt.Errorf("%w: %w", dramnode.ErrInvalid, err)
 	}
+	if e.Client != 0 && e.Counter == 0 { // all of them would be taken for the same write
+		return q, errNoCounter
+	}
 	q = replica.Request{
 		Kind: r.h.Kind, Epoch: replica.Epoch(r.h.Epoch), Key: bytes.Clone(r.h.Key),
 		Origin:  replica.Origin{Client: e.Client, Counter: e.Counter, FirstUnacked: e.FirstUnacked},
@@ -108,6 +111,8 @@ func (rs *replicas) writeRequest(part *replicaPart, d router.Decision, r *reques
 	r.value, r.body = storage.Reservation{}, nil // the engine's now
 	return q, nil
 }
+
+var errNoCounter = fmt.Errorf("%w: a write of a client without its number", dramnode.ErrInvalid)
 
 // lifeOf turns a ttl of the wire into the engine's; 0 is for ever in both.
 func lifeOf(ttlMillis uint64) int64 {
@@ -312,6 +317,10 @@ func (rs *replicas) deleteRange(r *request, q *wire.ListRequest, set partitionSe
 	e, err := wire.ParseWriteExt(r.h.Ext)
 	if err != nil {
 		rs.n.endRange(r, failed(fmt.Errorf("%w: %w", dramnode.ErrInvalid, err)))
+		return
+	}
+	if e.Client != 0 && e.Counter == 0 {
+		rs.n.endRange(r, failed(errNoCounter))
 		return
 	}
 	start := bytes.Clone(q.Start)
