@@ -1,6 +1,7 @@
 package node
 
 import (
+	"slices"
 	"testing"
 )
 
@@ -41,6 +42,7 @@ func (c *cluster) ready(names ...string) {
 	c.t.Helper()
 	if c.nodes[names[0]].replicas != nil {
 		c.settled(names...)
+		c.wait("every node to be the primary of something", func() bool { return !slices.Contains(c.nodes[names[0]].Table().Owned(), 0) })
 	} else {
 		c.agree(names...)
 	}

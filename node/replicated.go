@@ -2,6 +2,7 @@ package node
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math"
 	"sync"
@@ -92,7 +93,7 @@ func (rs *replicas) writeRequest(part *replicaPart, d router.Decision, r *reques
 		Origin:  replica.Origin{Client: e.Client, Counter: e.Counter, FirstUnacked: e.FirstUnacked},
 		IfMatch: r.h.Flags&wire.FlagIfMatch != 0, IfGen: e.IfGeneration, TTL: lifeOf(e.TTLMillis),
 	}
-	if q.Epoch == 0 {
+	if q.Epoch == 0 && r.h.Flags&wire.FlagFence == 0 {
 		q.Epoch = replica.Epoch(d.Row.Epoch) // of a sender without a table
 	}
 	if r.h.Kind != wire.KindPut {
@@ -204,19 +205,26 @@ type rangeJob struct {
 
 	mu      sync.Mutex
 	left    int
+	begun   bool // a partition has, or may have, deleted something
 	deleted uint64
 	failure *answer
 }
 
-// add takes the answer of one partition. The last one ends the request.
+// add takes the answer of one partition. The last one ends the request. It was refused only if all have refused it.
 func (j *rangeJob) add(a answer) {
 	j.mu.Lock()
 	j.left--
 	j.deleted += a.ext.Size
+	j.begun = j.begun || a.hasExt || a.status == wire.StatusUnknownOutcome
 	if a.status != wire.StatusOK && j.failure == nil {
 		j.failure = &a
 	}
 	done, failure := j.left == 0, j.failure
+	if failure != nil && j.begun && failure.status != wire.StatusUnknownOutcome {
+		partly := failed(fmt.Errorf("%w: some partitions were not served: %s", dramnode.ErrUnknownOutcome, failure.body.Bytes))
+		partly.epoch = failure.epoch
+		failure = &partly
+	}
 	j.mu.Unlock()
 	switch {
 	case !done:
@@ -277,16 +285,20 @@ func (rs *replicas) list(q *wire.ListRequest, set partitionSet) answer {
 	return rs.n.pageAnswer(&page)
 }
 
+// errNotPrimary stands for wire.StatusNotOwner, which is no error of the root package.
+var errNotPrimary = errors.New("node: another node is the primary")
+
 func (rs *replicas) refusedRange(p uint16, err error) answer {
-	a := failed(err)
-	if v := rs.n.view.Load(); a.status == wire.StatusNotOwner {
-		a.epoch, a.body.Bytes = v.Table.Rows[p].Epoch, control.AppendRow(nil, v.Table.Rows[p])
+	if !errors.Is(err, errNotPrimary) {
+		return failed(err)
 	}
-	return a
+	row := rs.n.view.Load().Table.Rows[p]
+	return answer{status: wire.StatusNotOwner, epoch: row.Epoch, body: transport.Body{Bytes: control.AppendRow(nil, row)}}
 }
 
 // epochs fills in the epochs in which this node, as their primary, serves the partitions of the set right now, or
 // returns the first that it does not serve, and why.
+// One that has lost entries, which was not accepted yet, is named only if it is all that is wrong.
 func (rs *replicas) epochs(set partitionSet, into []replica.Epoch) (p uint16, err error) {
 	for i := range rs.parts {
 		part := &rs.parts[i]
@@ -299,17 +311,17 @@ func (rs *replicas) epochs(set partitionSet, into []replica.Epoch) (p uint16, er
 		part.mu.RUnlock()
 		switch {
 		case row.Primary != rs.shared.ID:
-			return part.number, wire.StatusNotOwner.Err()
+			return part.number, errNotPrimary
 		case !active:
 			return part.number, errNotServing
 		case !leased:
 			return part.number, errNoLease
 		case row.LossCount > row.LossAccepted:
-			return part.number, errLost(part.number, row)
+			p, err = part.number, errLost(part.number, row)
 		}
 		into[i] = row.Epoch
 	}
-	return 0, nil
+	return p, err
 }
 
 // deleteRange has the engine of each partition delete its keys of the range.
@@ -321,6 +333,10 @@ func (rs *replicas) deleteRange(r *request, q *wire.ListRequest, set partitionSe
 	}
 	if e.Client != 0 && e.Counter == 0 {
 		rs.n.endRange(r, failed(errNoCounter))
+		return
+	}
+	if p, err := rs.epochs(set, make([]replica.Epoch, len(rs.parts))); err != nil && !errors.Is(err, dramnode.ErrPartitionLost) {
+		rs.n.endRange(r, rs.refusedRange(p, err))
 		return
 	}
 	start := bytes.Clone(q.Start)

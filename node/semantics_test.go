@@ -202,12 +202,20 @@ func testFence(t *testing.T, c *cluster, user *caller, node string) {
 		owner, row := c.owner(node, key)
 		h := wire.Header{Kind: wire.KindGet, Flags: wire.FlagFence, Epoch: row.Epoch, Key: []byte(key)}
 		want := wire.StatusNotOwner
-		if owner == node || c.nodes[node].replicas != nil { // with two nodes both have a copy
+		if owner == node {
 			want = wire.StatusOK
+		}
+		if c.nodes[node].replicas != nil { // reads hold by the lease of whoever has a copy, in any epoch
+			h = putOf(key, nil)
+			h.Flags, h.Epoch = wire.FlagFence, row.Epoch
 		}
 		user.expect(node, h, nil, want)
 		for _, epoch := range []uint32{0, row.Epoch - 1, row.Epoch + 1} {
 			h.Epoch = epoch
+			if owner == node && c.nodes[node].replicas != nil {
+				user.expect(node, h, nil, wire.StatusUnavailable)
+				continue
+			}
 			r := user.expect(node, h, nil, wire.StatusNotOwner)
 			if got, err := control.ParseRow(r.body); err != nil || got != row || r.header.Epoch != row.Epoch {
 				t.Errorf("refused with %+v in epoch %d (%v), want %+v", got, r.header.Epoch, err, row)

@@ -22,3 +22,10 @@ func TestOutside(t *testing.T) {
 	c := gatewaytest.NewCluster(t, 3, 64<<20)
 	conformance.Run(t, conformance.Client{Client: c.Outside(1)})
 }
+
+// Three copies, from within and from outside.
+func TestReplicated(t *testing.T) {
+	c := gatewaytest.NewCluster(t, 3, 64<<20, gatewaytest.Replicated)
+	t.Run("inside", func(t *testing.T) { conformance.Run(t, conformance.Client{Client: c.Inside(0)}) })
+	t.Run("outside", func(t *testing.T) { conformance.Run(t, conformance.Client{Client: c.Outside(1)}) })
+}

@@ -44,8 +44,13 @@ type member struct {
 	done chan struct{}
 }
 
-// NewCluster starts nodes with so much memory each and waits until they serve.
-func NewCluster(t testing.TB, nodes int, memoryBytes int64) *Cluster {
+// Replicated makes the nodes of a cluster keep three copies. The lease is long: a loaded machine may stand still for a second.
+func Replicated(cfg *node.Config) {
+	cfg.Replicas, cfg.Lease, cfg.Settings = 3, 3*time.Second, ring.Config{Partitions: 13}
+}
+
+// NewCluster starts nodes with so much memory each and waits until they serve. changes are made to the settings of each.
+func NewCluster(t testing.TB, nodes int, memoryBytes int64, changes ...func(*node.Config)) *Cluster {
 	t.Helper()
 	c := &Cluster{t: t, world: memnet.New(1), log: &testLog{t: t}}
 	t.Cleanup(c.log.end) // after the nodes have ended
@@ -54,7 +59,7 @@ func NewCluster(t testing.TB, nodes int, memoryBytes int64) *Cluster {
 		seeds = append(seeds, proc.Address(t, nil))
 	}
 	for i := range nodes {
-		c.start(i, seeds, memoryBytes)
+		c.start(i, seeds, memoryBytes, changes)
 	}
 	c.await("one table for all", func() bool {
 		first := c.nodes[0].Table()
@@ -71,18 +76,22 @@ func NewCluster(t testing.TB, nodes int, memoryBytes int64) *Cluster {
 	return c
 }
 
-func (c *Cluster) start(i int, seeds []string, memoryBytes int64) {
+func (c *Cluster) start(i int, seeds []string, memoryBytes int64, changes []func(*node.Config)) {
 	c.t.Helper()
 	m := &member{done: make(chan struct{})}
 	addr := name(i) + ":1"
-	n, err := node.New(node.Config{
+	cfg := node.Config{
 		Name: name(i), Listen: addr, Gossip: seeds[i], ClusterName: "test", Join: seeds,
 		MemoryBytes: memoryBytes, MaxValueBytes: MaxValueBytes, Settings: ring.Config{Partitions: 61}, Verify: true,
 		DrainTimeout: time.Second, Log: zerolog.New(c.log).Level(zerolog.WarnLevel),
 		Open: func(id transport.Identity, h transport.Handler, e transport.Events) (transport.Network, error) {
 			return c.world.Network(memnet.Config{Identity: id, Addr: addr, Handler: h, Events: e})
 		},
-	})
+	}
+	for _, change := range changes {
+		change(&cfg)
+	}
+	n, err := node.New(cfg)
 	if err != nil {
 		c.t.Fatal(err)
 	}

@@ -188,3 +188,8 @@ func TestConformance(t *testing.T) {
 	c := gatewaytest.NewCluster(t, 2, 64<<20)
 	conformance.Run(t, &adapter{faces: []*bench{setupOn(t, c, 0, nil), setupOn(t, c, 1, nil)}})
 }
+
+func TestReplicatedConformance(t *testing.T) {
+	c := gatewaytest.NewCluster(t, 3, 64<<20, gatewaytest.Replicated)
+	conformance.Run(t, &adapter{faces: []*bench{setupOn(t, c, 0, nil), setupOn(t, c, 1, nil)}})
+}

@@ -137,8 +137,13 @@ func (a *adapter) Foreign() conformance.Generation {
 // Lacks implements conformance.Adapter.
 func (a *adapter) Lacks(conformance.Feature) string { return "" }
 
-func TestConformance(t *testing.T) {
-	c := gatewaytest.NewCluster(t, 3, 64<<20)
+func TestConformance(t *testing.T) { conform(t, gatewaytest.NewCluster(t, 3, 64<<20)) }
+
+func TestReplicatedConformance(t *testing.T) {
+	conform(t, gatewaytest.NewCluster(t, 3, 64<<20, gatewaytest.Replicated))
+}
+
+func conform(t *testing.T, c *gatewaytest.Cluster) {
 	var a adapter
 	for i := range 2 { // the third node owns keys, and has no face
 		a.users = append(a.users, dial(t, gatewaytest.Serve(t, Serve(Config{}), c.Inside(i))))
