@@ -79,7 +79,8 @@ func TestReplicatedLife(t *testing.T) {
 	t.Parallel()
 	c := newClusterWith(t, 31, replicated, "n1", "n2", "n3")
 	c.settled("n1", "n2", "n3")
-	if h := c.leading("n1", "n2", "n3"); h.Partitions != 13 || h.UnderReplicated != 0 || h.Losses != 0 {
+	c.wait("the leader to say that nothing is missing", func() bool { return c.leading("n1", "n2", "n3").UnderReplicated == 0 })
+	if h := c.leading("n1", "n2", "n3"); h.Partitions != 13 || h.Losses != 0 {
 		t.Errorf("%+v", h)
 	}
 	for _, name := range []string{"n1", "n2", "n3"} {
