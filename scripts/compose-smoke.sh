@@ -122,22 +122,28 @@ goes_on() {
 	done
 }
 
-# between runs iptables with these arguments, "-A" to cut and "-D" to heal, in the namespaces of n1 and n2 and of the
-# others, so that either side loses what the other sends, and nobody is told.
+# between adds (-A) or deletes (-D) the rules by which n1 and n2 neither send to the others nor hear them, and nobody is told. It
+# takes a moment only: a cut that grows leaves the majority to whoever is cut off last.
 between() {
-	local a b
+	local a b cutting=()
+	local -A pid
 	for a in 1 2; do
-		for b in 3 4 5; do
-			drop "$1" "n$a" "$DRAMNODE_SUBNET.1$b"
-			drop "$1" "n$b" "$DRAMNODE_SUBNET.1$a"
-		done
+		pid[$a]=$(docker inspect -f '{{.State.Pid}}' "$(compose ps -q "n$a")")
 	done
-}
-
-drop() { # drop -A|-D NODE FROM
-	local pid
-	pid=$(docker inspect -f '{{.State.Pid}}' "$(compose ps -q "$2")")
-	nsenter -t "$pid" -n iptables "$1" INPUT -s "$3" -j DROP
+	for a in 1 2; do
+		{
+			echo '*filter'
+			for b in 3 4 5; do
+				echo "$1 INPUT -s $DRAMNODE_SUBNET.1$b -j DROP"
+				echo "$1 OUTPUT -d $DRAMNODE_SUBNET.1$b -j DROP"
+			done
+			echo COMMIT
+		} | nsenter -t "${pid[$a]}" -n iptables-restore --noflush &
+		cutting+=($!)
+	done
+	for a in "${cutting[@]}"; do
+		wait "$a" || fail "the network is not cut"
+	done
 }
 
 # refuses checks that a node that is cut off says "no quorum" once it has noticed, and that from then on reads and writes

@@ -79,7 +79,6 @@ step_compose() {
 	[ -e cmd/dramnode/main.go ] || { nothing "no cmd/dramnode to put into an image"; return; }
 	docker info >/dev/null 2>&1 || { skip "Docker does not run here"; return; }
 	scripts/compose-smoke.sh
-	scripts/compose-smoke.sh replicas
 }
 
 xargs_gotest() {
