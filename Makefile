@@ -21,7 +21,7 @@ PROOF  ?= 5m
 SOAK   ?= 20m
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build check test interop yardsticks huge proto kills direct-proof demo image images up down fuzz sim mutations soak bench bench-short bench-beside bench-failover bench-clients bench-tools clean
+.PHONY: help setup build check test interop yardsticks huge proto stories kills direct-proof demo image images up down fuzz sim mutations soak bench bench-short bench-beside bench-failover bench-clients bench-tools clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ huge: build ## an object of 5 GiB in parts through a cluster of three by minio-g
 
 proto: ## make the Go code of the .proto files anew (gateway/tsgrpc/kvstorepb)
 	@scripts/proto.sh
+
+stories: build ## every story on real processes, the long ones of copies too (5 minutes)
+	DRAMNODE_STORIES=all DRAMNODE_BIN=$(CURDIR)/bin/dramnode $(GO) test -count=1 -v -timeout 20m ./test/cluster
 
 demo: build ## a three-node cluster on this machine put, get and leave shown
 	@scripts/demo.sh

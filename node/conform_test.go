@@ -49,7 +49,11 @@ func (c *cluster) atRest(entries int) {
 func (c *caller) remove(node, key string) {
 	c.t.Helper()
 	h := wire.Header{Kind: wire.KindDelete, Key: []byte(key), Ext: wire.AppendWriteExt(nil, wire.WriteExt{Client: c.id, Counter: c.counter.Add(1)})}
-	if r, err := c.do(node, h, nil); err != nil {
+	r, err := c.do(node, h, nil)
+	for tries := 0; errors.Is(err, dramnode.ErrUnknownOutcome) && tries < 10; tries++ {
+		r, err = c.do(node, h, nil)
+	}
+	if err != nil {
 		c.t.Fatalf("delete %s through %s: %v: %s", key, node, err, r.body)
 	}
 }

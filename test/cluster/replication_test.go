@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strconv"
 	"testing"
@@ -179,7 +180,16 @@ func (s *story) strikes(role string, seed uint64) (d *driver, victim int) {
 	return d, victim
 }
 
+// long skips a story that make test has no time for.
+func long(t *testing.T) {
+	t.Helper()
+	if os.Getenv("DRAMNODE_STORIES") == "" {
+		t.Skip("a long story: make stories")
+	}
+}
+
 func TestReplicatedNodesAreKilled(t *testing.T) {
+	long(t)
 	s := newReplicated(t)
 	s.start(4)
 	s.copied(s.nodes...)
@@ -272,6 +282,7 @@ func TestReplicatedNodesDieOneAfterTheOther(t *testing.T) {
 }
 
 func TestReplicatedNodesJoinAndLeave(t *testing.T) {
+	long(t)
 	s := newReplicated(t)
 	s.start(3)
 	s.copied(s.nodes...)
@@ -296,6 +307,7 @@ func TestReplicatedNodesJoinAndLeave(t *testing.T) {
 
 // Who has copies of everything, and less memory than the others, says when it is full; all that was acknowledged stays.
 func TestReplicatedMemoryFullAtABackup(t *testing.T) {
+	long(t)
 	s := newReplicated(t, "--max-value", "4MiB")
 	s.memory = []string{"256MiB", "256MiB", "64MiB"}
 	s.start(3)
