@@ -41,6 +41,7 @@ func (c *caller) through(p *pool, random *rand.Rand, h wire.Header, body []byte)
 		if !again || time.Now().After(deadline) {
 			return r, err
 		}
+		<-time.After(2 * time.Millisecond) // or refused callers keep the nodes from renewing their leases
 	}
 }
 
