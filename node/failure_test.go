@@ -172,7 +172,9 @@ func TestKillWhileMoving(t *testing.T) {
 	for _, victim := range []string{"n1", "n2", "n4"} { // publisher and source, source, target
 		t.Run(victim, func(t *testing.T) {
 			t.Parallel()
-			c := newClusterWith(t, 13, func(cfg *Config) { cfg.Limits.MovesPerMember = 4 }, "n1", "n2", "n3")
+			c := newClusterWith(t, 13, func(cfg *Config) {
+				cfg.Limits.MovesPerMember, cfg.Limits.LostAfter = 4, 10*time.Minute // who is killed comes back in the test
+			}, "n1", "n2", "n3")
 			c.agree("n1", "n2", "n3")
 			s := c.stock("n3", 600, 3000)
 			before := c.nodes["n3"].Table()
