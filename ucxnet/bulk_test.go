@@ -34,7 +34,7 @@ func bulkPoller(l Limits) (*poller, *endpoint) {
 	p := &poller{n: &Network{limits: l.withDefaults()}, endpoints: map[uint64]*endpoint{}, buffers: newBufferPools()}
 	p.n.regions.Store(&[]*Region{})
 	p.conn.p = p
-	ep := &endpoint{rail: &rail{eager: tcpEagerBytes, piece: pieceBytes}, state: epOpen, handshake: newHandshake(transport.Identity{}, true, [nonceBytes]byte{})}
+	ep := &endpoint{rail: &rail{lengths: lengthsOf(false)}, state: epOpen, handshake: newHandshake(transport.Identity{}, true, [nonceBytes]byte{})}
 	return p, ep
 }
 

@@ -57,6 +57,7 @@ type endpoint struct {
 
 	heard  nanos // when the peer was heard last
 	moved  nanos // when a transfer began after none, or ended last
+	spoke  nanos // when a message was last sent to it
 	pinged nanos
 }
 
@@ -239,7 +240,7 @@ func (p *poller) checkEndpoint(ep *endpoint) {
 			p.closeEndpoint(ep, "silent", errSilent)
 		} else if ep.mayBeStuck() && p.now-ep.moved > nanos(t.Dead)+ep.bulkTime() {
 			p.closeEndpoint(ep, "stuck", errStuck)
-		} else if ep.link != nil && p.now-ep.pinged >= nanos(t.Heartbeat) {
+		} else if p.now >= p.pingDue(ep)-nanos(t.Heartbeat)/pingTogether {
 			ep.pinged = p.now
 			p.appendFrame(ep, wire.Frame{Kind: wire.FramePing, ID: uint64(p.now)})
 		}
@@ -256,6 +257,29 @@ func (p *poller) checkEndpoint(ep *endpoint) {
 			p.giveUp(ep)
 		}
 	}
+}
+
+// pingDue is when to ask the peer for a sign of life: it has given none for a while, or had none of us. Whoever dialled asks.
+func (p *poller) pingDue(ep *endpoint) nanos {
+	if ep.link == nil {
+		return never
+	}
+	return max(min(ep.heard, ep.spoke), ep.pinged) + nanos(p.n.timing.Heartbeat)
+}
+
+// Pings that are due within this share of a heartbeat go at once: their answers come together too, and wake everybody once.
+const pingTogether = 5
+
+// endpointDue is when checkEndpoint has something to do.
+func (p *poller) endpointDue(ep *endpoint) nanos {
+	if ep.state != epOpen {
+		return p.now + unsettledSleep
+	}
+	dead := ep.heard
+	if ep.mayBeStuck() {
+		dead = min(dead, ep.moved)
+	}
+	return min(dead+nanos(p.n.timing.Dead)+ep.bulkTime(), p.pingDue(ep))
 }
 
 // mayBeStuck reports whether something is to come of which nobody else would notice that it does not: by shared

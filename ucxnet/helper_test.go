@@ -269,6 +269,7 @@ func childServer(addr string) {
 		fmt.Println("error:", err)
 		os.Exit(1)
 	}
+	force(n, os.Getenv("UCXNET_TEST_WAY"))
 	r, err := n.Alloc(checkSlots * checkSlot)
 	if err != nil {
 		fmt.Println("error:", err)

@@ -121,7 +121,7 @@ type Network struct {
 	addr   string
 	nonce  func() [nonceBytes]byte
 
-	longestSleep nanos // of the poller: heartbeats and time-outs are as late as this
+	longestSleep nanos // of the poller, when nothing is due
 
 	inbox   inbox
 	sleeper *sleeper
@@ -146,8 +146,7 @@ func New(c Config) (*Network, error) {
 	if len(c.Build) > maxBuildBytes {
 		c.Build = c.Build[:maxBuildBytes]
 	}
-	n := &Network{config: c, timing: c.Timing.WithDefaults(), limits: c.Limits.withDefaults(), nonce: randomNonce, longestSleep: nanos(50 * time.Millisecond)}
-	n.longestSleep = min(n.longestSleep, nanos(n.timing.Dead)/4, nanos(n.timing.Heartbeat))
+	n := &Network{config: c, timing: c.Timing.WithDefaults(), limits: c.Limits.withDefaults(), nonce: randomNonce, longestSleep: nanos(time.Second)}
 	n.regions.Store(&[]*Region{})
 	n.pending.New = func() any { return &pending{} }
 	n.answers.New = func() any { return &answer{} }

@@ -55,8 +55,8 @@ type poller struct {
 	nextTick   nanos
 	impolite   nanos // until then no other process goes first
 	lastTurn   nanos
-	spin       nanos // adaptive
-	fdsDirty   bool  // UCX may have opened descriptors since they were last marked
+	spin       spinner
+	fdsDirty   bool // UCX may have opened descriptors since they were last marked
 	stats      Stats
 
 	stopping atomic.Bool
@@ -69,22 +69,19 @@ type poller struct {
 type nanos int64
 
 const (
-	tickEvery     = nanos(10 * time.Millisecond)
-	spinMin       = nanos(5 * time.Microsecond)
-	spinMax       = nanos(200 * time.Microsecond) // a client on one processor takes 60 to 150 us between two batches of 64
-	tcpRounds     = 2                             // fruitless polls of UCX in a turn that finds nothing: each is a system call
-	shmRounds     = 32                            // the same by shared memory, of all rails: each is a few loads, far less than a turn
-	answerSteps   = 8                             // of a rail in a turn, while what came causes commands
-	spinWorth     = nanos(250 * time.Microsecond)
-	spinTurns     = 64                            // fruitless turns before a sleep, at least
-	politeTurns   = 4                             // fruitless turns by shared memory after which other processes go first
-	yieldTurns    = 16                            // turns without a yield, at most
-	courtesy      = nanos(600 * time.Microsecond) // what another process may take of the processor when we give way
-	afterCourtesy = nanos(30 * time.Millisecond)
-	giveUpAfter   = nanos(time.Second)
-	drainAtMost   = nanos(3 * time.Second)
-	receiveExtra  = nanos(2 * time.Second)
-	refusedLinger = nanos(200 * time.Millisecond)
+	tickEvery      = nanos(10 * time.Millisecond)
+	unsettledSleep = nanos(50 * time.Millisecond)  // while something is connecting, closing or resting
+	tcpRounds      = 2                             // fruitless polls of UCX in a turn that finds nothing: each is a system call
+	shmRounds      = 32                            // the same by shared memory, of all rails: each is a few loads, far less than a turn
+	answerSteps    = 8                             // of a rail in a turn, while what came causes commands
+	politeTurns    = 4                             // fruitless turns by shared memory after which other processes go first
+	yieldTurns     = 16                            // turns without a yield, at most
+	courtesy       = nanos(600 * time.Microsecond) // what another process may take of the processor when we give way
+	afterCourtesy  = nanos(30 * time.Millisecond)
+	giveUpAfter    = nanos(time.Second)
+	drainAtMost    = nanos(3 * time.Second)
+	receiveExtra   = nanos(2 * time.Second)
+	refusedLinger  = nanos(200 * time.Millisecond)
 )
 
 func newPoller(n *Network) (*poller, error) {
@@ -94,7 +91,7 @@ func newPoller(n *Network) (*poller, error) {
 		start:     time.Now(),
 		rails:     railSet{sleeper: n.sleeper},
 		endpoints: map[uint64]*endpoint{},
-		spin:      spinMax,
+		spin:      newSpinner(),
 		buffers:   newBufferPools(),
 	}
 	for _, r := range n.rails {
@@ -122,14 +119,9 @@ func (p *poller) clock() nanos { return nanos(time.Since(p.start)) }
 // While calls are pending it yields every turn, so that their callers run and what they send next goes out
 // together. Without them it seldom yields, since with every yield Go's scheduler wakes an idle thread to look
 // for work: on few processors that thread takes the time of the process at the other end.
-//
-// The spin adapts: it doubles when work came while it lasted, or so soon afterwards that the wake-ups
-// themselves may be to blame (two sides that wait for each other to wake never find each other spinning),
-// and halves otherwise.
 func (p *poller) run() {
 	defer p.cancel()
 	p.now = p.clock()
-	idleSince, idle := p.now, 0
 	for !p.stopping.Load() {
 		work := p.turn()
 		if p.calls.len > 0 || p.completed || p.turns%yieldTurns == 0 {
@@ -137,27 +129,20 @@ func (p *poller) run() {
 			runtime.Gosched()
 		}
 		if work {
-			if idle > 0 {
-				p.spin = min(2*p.spin, spinMax)
-			}
-			idle, idleSince = 0, p.now
+			p.spin.found(p.now)
 			continue
 		}
-		if idle++; idle > p.patience() && p.now >= p.impolite {
+		if p.spin.fruitless() > p.patience() && p.now >= p.impolite {
 			p.giveWay()
 		}
-		if idle < spinTurns || p.now-idleSince < p.spin {
+		if p.spin.worth(p.now) {
 			continue
 		}
+		if runtime.Gosched(); !p.n.inbox.empty() {
+			continue // what came woke somebody, who had something to send at once
+		}
 		woken := p.sleep()
-		now := p.clock()
-		p.spin = max(p.spin/2, spinMin)
-		if woken {
-			if now-idleSince < spinWorth {
-				p.spin = min(4*p.spin, spinMax)
-			}
-			idle, idleSince = 0, now
-		} // else only the tick is due: sleep again at once if it finds nothing
+		p.spin.slept(p.clock(), woken) // not woken: only the tick is due, and it sleeps again at once if that finds nothing
 	}
 	p.shutdown()
 }
@@ -344,10 +329,7 @@ func (p *poller) handle(r *rail) {
 func (p *poller) sleep() bool {
 	p.publish()
 	p.stats.Sleeps++
-	d := p.n.longestSleep
-	if until := p.nextDue() - p.clock(); until < d {
-		d = max(until, nanos(time.Millisecond))
-	}
+	d := max(p.nextDue()-p.clock(), nanos(time.Millisecond))
 	p.lastTurn += d // to sleep so long is no stall
 	woken := p.rails.park(time.Duration(d), func() bool { return !p.n.inbox.empty() || p.stopping.Load() })
 	if !woken {
@@ -358,7 +340,14 @@ func (p *poller) sleep() bool {
 
 // nextDue is when the next tick is needed, at the latest.
 func (p *poller) nextDue() nanos {
-	due := p.calls.earliest
+	due := p.now + p.n.longestSleep
+	for _, ep := range p.endpoints {
+		due = min(due, p.endpointDue(ep))
+	}
+	if p.stats.Resting+len(p.quarantine) > 0 || p.fdsDirty {
+		due = min(due, p.now+unsettledSleep)
+	}
+	due = min(due, p.calls.earliest)
 	for _, l := range p.links {
 		for i := range l.carriers {
 			if c := &l.carriers[i]; c.ep == nil && !c.looking {
@@ -369,7 +358,7 @@ func (p *poller) nextDue() nanos {
 	return due
 }
 
-// tick does what is due by time: about every 10 ms while awake, every 50 ms asleep.
+// tick does what is due by time: about every 10 ms while awake, and when it is due while asleep.
 func (p *poller) tick() {
 	p.nextTick = p.now + tickEvery
 	p.expireCalls()

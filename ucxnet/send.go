@@ -144,6 +144,7 @@ func (p *poller) submitMessage(ep *endpoint, b *buffer, am C.uint16_t) {
 	ep.begin(p.now)
 	ep.messages++
 	ep.queued += b.cap
+	ep.spoke = p.now
 	c := ep.rail.command(C.DN_SEND)
 	c.am, c.flags, c.token, c.ep = am, C.DN_EAGER, C.uint64_t(t.token()), ep.ucp
 	c.body, c.body_len = cAddr(b.used), C.uint64_t(len(b.used))
@@ -162,7 +163,7 @@ func (p *poller) sendRequest(s *pending) {
 // returned; the caller pumps.
 func (p *poller) sendFrame(ep *endpoint, f wire.Frame, body transport.Body) *outgoing {
 	n := len(body.Bytes)
-	if n <= inlineBytes || n <= ep.rail.inline && ep.queued < copiedBytes {
+	if n <= ep.rail.inline && (n <= inlineBytes || ep.queued < copiedBytes) {
 		f.Body = body.Bytes
 		p.appendFrame(ep, f)
 		body.Release()

@@ -165,8 +165,9 @@ func loadLocked() error {
 // A ucpContext is one UCX context: one for tcp, one for shared memory. Memory is registered with it, and
 // its rails share that.
 type ucpContext struct {
-	c   *C.dn_context
-	shm bool
+	c       *C.dn_context
+	shm     bool
+	lengths lengths // of its rails
 }
 
 // openContext opens the context for tcp by the device ("": any), or for shared memory.
@@ -185,7 +186,7 @@ func openContext(shm bool, device string) (*ucpContext, error) {
 			}
 		}
 	}
-	x := &ucpContext{shm: shm}
+	x := &ucpContext{shm: shm, lengths: lengthsOf(shm)}
 	err := withEnv(vars, func() error {
 		var text [256]C.char
 		if x.c = C.dn_open(&text[0], C.size_t(len(text))); x.c == nil {
@@ -209,15 +210,13 @@ func (x *ucpContext) close() {
 // A rail is one UCX worker. Its poller alone uses it. All connections by tcp share one; each connection
 // by shared memory has its own, which lives and dies with it.
 type rail struct {
-	c      *C.dn_rail
-	shm    bool
-	fd     int    // becomes readable when there is work, after arm
-	port   uint16 // of the listener, 0 without
-	bound  netip.AddrPort
-	cmds   []C.dn_cmd
-	eager  int // longest separate body that goes eagerly
-	piece  int // longest piece of a body
-	inline int // longest body that is not separate
+	c     *C.dn_rail
+	shm   bool
+	fd    int    // becomes readable when there is work, after arm
+	port  uint16 // of the listener, 0 without
+	bound netip.AddrPort
+	cmds  []C.dn_cmd
+	lengths
 
 	set       *railSet // that it is in
 	handled   int      // events of the last step
@@ -229,21 +228,30 @@ type rail struct {
 	unguarded error                    // why the kernel does not filter what comes to the listener; nil: it does
 }
 
-// Bodies above these lengths go by rendezvous; measured where it begins to pay.
+// The lengths at which bodies change their way; docs/transfers.md has the measurement (BenchmarkSwitch).
+type lengths struct {
+	inline int // longest body that is not separate
+	eager  int // longest separate body that goes eagerly; longer ones go by rendezvous
+	piece  int // longest piece of a body
+}
+
 const (
-	tcpEagerBytes = 64<<10 - 1
-	shmEagerBytes = 8 << 10
+	tcpEagerBytes = 64 << 10
+	shmEagerBytes = 16 << 10
 )
+
+func lengthsOf(shm bool) lengths {
+	if shm {
+		return lengths{inline: inlineBytes, eager: shmEagerBytes, piece: wholeBytes}
+	}
+	return lengths{inline: tcpInlineBytes, eager: tcpEagerBytes, piece: pieceBytes}
+}
 
 // openRail makes a worker. By shared memory that takes about a millisecond.
 func (x *ucpContext) openRail() (*rail, error) {
 	loading.mu.Lock()
 	defer loading.mu.Unlock()
-	r := &rail{shm: x.shm, eager: tcpEagerBytes, piece: pieceBytes, inline: tcpInlineBytes, endpoints: map[C.uint64_t]*endpoint{}}
-	if x.shm {
-		r.piece = wholeBytes
-		r.eager, r.inline = shmEagerBytes, inlineBytes
-	}
+	r := &rail{shm: x.shm, lengths: x.lengths, endpoints: map[C.uint64_t]*endpoint{}}
 	var text [256]C.char
 	var shm C.int
 	if x.shm {
