@@ -21,7 +21,7 @@ PROOF  ?= 5m
 SOAK   ?= 20m
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build check test interop yardsticks huge proto stories kills direct-proof demo image images up down fuzz sim mutations soak bench bench-short bench-beside bench-failover bench-clients bench-tools clean
+.PHONY: help setup build check test interop yardsticks huge proto stories kills direct-proof demo image images up down fuzz sim mutations soak bench bench-short bench-beside profile bench-failover bench-clients bench-tools clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -98,6 +98,11 @@ bench-beside: build ## 64 B gets while another client puts 16 MiB values: fails 
 	mkdir -p out/bench
 	$(GO) build -o out/bench/bench ./bench
 	out/bench/bench -beside
+
+profile: build ## where the processor time of 64 B gets and puts goes, by node and client (1 minute; needs perf): docs/profile.md
+	mkdir -p out/bench
+	$(GO) build -o out/bench/bench ./bench
+	out/bench/bench -profile
 
 bench-failover: build ## kill nodes of five with three copies, FAILOVERS (50) times and control leaders a fifth as often: how long writes stall; then what copies cost (10 minutes)
 	@scripts/setup.sh --bench

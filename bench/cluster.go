@@ -183,13 +183,13 @@ func holdersOf(r *control.Row) []uint16 {
 }
 
 // leader returns the node that leads the control plane, nil when the table's is none of ours.
-func (c *cluster) leader() *clusterNode {
-	t := c.client.Table()
-	i := t.Index(t.Publisher)
-	if i == control.None {
-		return nil
+func (c *cluster) leader(ctx context.Context) *clusterNode {
+	for _, n := range c.nodes {
+		if info, err := c.client.Info(ctx, loopback(n.port)); err == nil && info.Replication.Leading {
+			return n
+		}
 	}
-	return c.node(t.Members[i].Name)
+	return nil
 }
 
 func (c *cluster) node(name string) *clusterNode {

@@ -110,12 +110,12 @@ func (l *lab) ucxEnv() []string {
 	return append(env, "UCX_TLS=tcp,sysv,cma", "UCX_NET_DEVICES=all", "UCX_MM_ERROR_HANDLING=y", "UCX_CMA_MEMORY_INVALIDATE=y")
 }
 
-// eagerBelow is where dramnode begins to use rendezvous.
+// eagerBelow is the shortest value that dramnode sends by rendezvous.
 func (l *lab) eagerBelow() int {
 	if l.transport == "tcp" {
-		return 64 << 10
+		return 64<<10 + 1
 	}
-	return 8<<10 + 1
+	return 16<<10 + 1
 }
 
 func (l *lab) crefMeasure(ctx context.Context, p point, length time.Duration) (sample, error) {

@@ -92,8 +92,8 @@ func (r *failoverReport) kill(ctx context.Context, o *options) error {
 		kills  int
 		victim func(i int) *clusterNode
 	}{
-		{"data node", o.kills, c.notLeader},
-		{"control leader", leaders, func(int) *clusterNode { return c.leader() }},
+		{"data node", o.kills, func(i int) *clusterNode { return c.notLeader(ctx, i) }},
+		{"control leader", leaders, func(int) *clusterNode { return c.leader(ctx) }},
 	} {
 		all := newGroups()
 		for i := range round.kills {
@@ -108,9 +108,9 @@ func (r *failoverReport) kill(ctx context.Context, o *options) error {
 }
 
 // notLeader takes turns.
-func (c *cluster) notLeader(i int) *clusterNode {
+func (c *cluster) notLeader(ctx context.Context, i int) *clusterNode {
 	for {
-		if n := c.nodes[i%len(c.nodes)]; n != c.leader() {
+		if n := c.nodes[i%len(c.nodes)]; n != c.leader(ctx) {
 			return n
 		}
 		i++

@@ -34,6 +34,7 @@ type options struct {
 	without string
 	bulk    bool
 	fails   bool
+	where   bool
 	kills   int
 }
 
@@ -54,6 +55,7 @@ func bench(args []string) error {
 	f.BoolVar(&o.bulk, "beside", false, "measure only what bulk puts cost small gets")
 	f.BoolVar(&o.fails, "failover", false, "measure only what happens when nodes are killed, and what three copies cost")
 	f.IntVar(&o.kills, "kills", 50, "of data nodes, for -failover; a fifth as many of control leaders; 0: only what copies cost")
+	f.BoolVar(&o.where, "profile", false, "only tell where the processor time of small operations goes; needs perf")
 	busy := f.Bool("spin", false, "only use a processor, for -beside")
 	if err := f.Parse(args); err != nil {
 		return err
@@ -70,6 +72,11 @@ func bench(args []string) error {
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		defer stop()
 		return o.beside(ctx, os.Stdout)
+	}
+	if o.where {
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		defer stop()
+		return o.profile(ctx, os.Stdout)
 	}
 	if o.fails {
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

@@ -20,7 +20,7 @@ type instantNetwork struct{ table, get, value []byte }
 
 func newInstantNetwork() *instantNetwork {
 	t := control.Table{
-		ClusterID: 1, Version: 1, Publisher: 1, MaxValue: 1 << 20, Settings: ring.Config{Partitions: 1},
+		ClusterID: 1, Version: 1, Replicas: 1, MaxValue: 1 << 20, Settings: ring.Config{Partitions: 1},
 		Members: []control.Member{{Name: "n", Incarnation: 1, Addr: DefaultAddr}},
 		Rows:    []control.Row{{Epoch: 1, MoveTo: control.None, Backups: control.NoBackups}},
 	}

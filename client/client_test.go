@@ -520,7 +520,7 @@ func TestClusterIsReplaced(t *testing.T) {
 	cluster.nodes = cluster.nodes[1:]
 	t.Cleanup(func() { old.pool.close() })
 	table := cluster.newTable(1, func(int) int { return 0 })
-	table.ClusterID, table.Publisher = 8, 999
+	table.ClusterID = 8
 	for i := range table.Rows {
 		table.Rows[i].Epoch = 50
 	}

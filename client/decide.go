@@ -24,9 +24,8 @@ const (
 
 // A past is what decides beside the end of an attempt.
 type past struct {
-	write    bool // reads are sent again whatever became of an attempt
-	recorded bool // replicas remember writes: one that may have been executed is sent again with the same id
-	doubt    bool // an attempt before may have been executed
+	write bool // replicas remember writes: one that may have been executed is sent again with the same id
+	doubt bool // an attempt before may have been executed
 }
 
 // decide says what follows an attempt that ended with a transport error or with a status, and whether it may
@@ -80,9 +79,6 @@ func decideError(p past, err error) (s step, doubt bool) {
 
 // unknown is what follows an attempt of which nobody knows whether it was executed.
 func (p past) unknown() (s step, doubt bool) {
-	if p.write && !p.recorded {
-		return stepFail, true
-	}
 	return stepRetry, p.write
 }
 
@@ -95,7 +91,7 @@ func recordsKept(before, now *control.Table, p ring.Partition) bool {
 var errRecordsLost = fmt.Errorf("client: %w: an attempt may have been applied before the partition was lost", dramnode.ErrUnknownOutcome)
 
 const (
-	// recordedLife is for how long a write may be sent again in a replicated cluster: replicas keep records for
+	// recordedLife is for how long a write may be sent again: replicas keep records for
 	// longer than any copy of it lives.
 	recordedLife = 30 * time.Second
 

@@ -120,7 +120,7 @@ func newBytes(n int) []byte { return make([]byte, n) }
 
 // flags of a request: the owner is asked for the record's place when there is a use for it.
 func (d *direct) flags(kind wire.Kind, to route) uint16 {
-	if d == nil || to.epoch == 0 || to.to.share.Load() == nil {
+	if d == nil || to.epoch == 0 || to.relay || to.to.share.Load() == nil {
 		return 0
 	}
 	if kind == wire.KindGet || kind == wire.KindPut {

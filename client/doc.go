@@ -10,17 +10,16 @@
 //
 // After dramnode.ErrUnknownOutcome a write may have been applied, or may still be. After every other
 // error nothing has changed. The client itself sends a request again, until the context or Config.Timeout
-// ends, when it was certainly not applied, and reads also when nobody knows; so an ErrUnavailable,
-// ErrNoQuorum or ErrBusy has been tried for that long.
+// ends, so an ErrUnavailable, ErrNoQuorum or ErrBusy has been tried for that long.
 //
-// In a replicated cluster it sends a write again also when nobody knows, for up to 30 s: all attempts have one id, under which
+// It sends a write again also when nobody knows whether it was applied, for up to 30 s: all attempts have one id, under which
 // replicas remember what became of it. A write that was executed by the first attempt is not executed by another, and
 // not refused because of its own condition. ErrUnknownOutcome is left for when time ran out, and for when
 // the partition was lost between two attempts, since its record was lost with it.
 //
 // # Where reads go
 //
-// In a replicated cluster each member that has a partition answers reads of it, always with what was written last. The client
+// Each member that has a copy of a partition answers reads of it, always with what was written last. The client
 // takes the cheaper of two that it draws, by reads under way and the time that some took, with those of its
 // own process or host in front; after a failure it asks another one at once. AllowStale reads are answered
 // also by replicas that do not know whether there is something newer.

@@ -49,6 +49,28 @@ func (c *Client) AcceptLosses(ctx context.Context) (partitions int, err error) {
 	return partitions, nil
 }
 
+// Recover tells the node at addr, as an operator, that these nodes are dead, which have so many of the voters that the others cannot go on,
+// and has it found the control plane anew with the others. ErrInvalid: it is no such case, and nothing was done.
+func (c *Client) Recover(ctx context.Context, addr string, dead []string) (r control.Recovery, err error) {
+	p, err := c.peers.dial(addr)
+	if err != nil {
+		return r, err
+	}
+	names, err := json.Marshal(dead)
+	if err != nil {
+		return r, fmt.Errorf("%w: names: %w", dramnode.ErrInvalid, err)
+	}
+	o := op{kind: wire.KindRecover, to: p, body: names, deadline: c.deadline(ctx)}
+	defer o.end(c)
+	if err := c.do(ctx, &o); err != nil {
+		return r, err
+	}
+	if err := json.Unmarshal(o.call.reply.body, &r); err != nil {
+		return r, fmt.Errorf("client: the answer of %s: %w: %w", addr, dramnode.ErrCorrupt, err)
+	}
+	return r, nil
+}
+
 // A Node is one member of the cluster.
 type Node struct {
 	control.Member

@@ -146,9 +146,7 @@ func (c *Client) scatter(ctx context.Context, kind wire.Kind, r wire.ListRequest
 		c.asWrite(&s.of, wire.WriteExt{})
 		s.of.number()
 		s.doubted = make([]*view, len(v.table.Rows))
-		if v.recorded() {
-			s.of.deadline = earlier(s.of.deadline, time.Now().Add(recordedLife))
-		}
+		s.of.deadline = earlier(s.of.deadline, time.Now().Add(recordedLife))
 	}
 	for {
 		if err := ctx.Err(); err != nil {
@@ -211,7 +209,7 @@ func (s *scatter) prepare(v *view) error {
 			continue
 		}
 		share := listShare{owner: row.Owner, moving: row.MoveTo != control.None}
-		if v.recorded() && s.of.write() {
+		if s.of.write() {
 			share.fence = row.Epoch
 			if d := s.doubted[p]; d != nil && !recordsKept(d.table, t, ring.Partition(p)) {
 				return errRecordsLost

@@ -95,9 +95,8 @@ func (c *Client) prepare(o *op) bool {
 		}
 		left = o.deadline.Sub(o.now)
 	}
-	recorded := o.view.recorded()
 	all := left
-	if recorded && o.write() {
+	if o.write() {
 		left = o.bound(left)
 	}
 	a := c.newCall()
@@ -119,9 +118,7 @@ func (c *Client) prepare(o *op) bool {
 	if o.sent.relay {
 		h.Flags |= wire.FlagRelay
 	}
-	if !recorded { // a place does not tell of a replica's lease
-		h.Flags |= c.direct.flags(o.kind, o.sent)
-	}
+	h.Flags |= c.direct.flags(o.kind, o.sent)
 	a.header = wire.AppendHeader(a.header[:0], &h)
 	a.sent.Deadline, a.sent.Timeout = o.deadline, o.timeout
 	if left < all {
@@ -140,7 +137,7 @@ func (c *Client) prepare(o *op) bool {
 	return true
 }
 
-// bound returns how long the attempt of a write that replicas remember may take, of what is left. The first
+// bound returns how long the attempt of a write may take, of what is left. The first
 // attempt also limits all that follow.
 func (o *op) bound(left time.Duration) time.Duration {
 	if !o.bounded {
@@ -199,11 +196,11 @@ func (c *Client) settle(o *op) step {
 		if r.header.Status == wire.StatusNotOwner && !newer {
 			newer = !o.sent.to.isMember(o.view.table)
 		}
-		cut = o.view.recorded() && r.header.Status == wire.StatusNoQuorum // so others may know of a newer table
+		cut = r.header.Status == wire.StatusNoQuorum // so others may know of a newer table
 	}
 	s, doubt := stepDone, false
 	if r.err != nil || r.header.Status != wire.StatusOK {
-		s, doubt = decide(past{o.write(), o.view.recorded(), o.doubted != nil}, r.err, r.header.Status, newer)
+		s, doubt = decide(past{o.write(), o.doubted != nil}, r.err, r.header.Status, newer)
 	}
 	if doubt {
 		o.unanswered++

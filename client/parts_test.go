@@ -18,40 +18,40 @@ import (
 func TestDecide(t *testing.T) {
 	refused := fmt.Errorf("n1: %w: connection refused", dramnode.ErrUnavailable)
 	lost := fmt.Errorf("n1: %w: %w", dramnode.ErrUnknownOutcome, dramnode.ErrClosed)
-	pasts := []past{{}, {write: true}, {write: true, recorded: true}, {write: true, recorded: true, doubt: true}}
+	pasts := []past{{}, {write: true}, {write: true, doubt: true}}
 	for _, tc := range []struct {
 		name   string
 		err    error
 		status wire.Status
 		newer  bool
-		want   [4]step // of a read, a write, one that is recorded, and one in doubt
+		want   [3]step // of a read, a write, and one in doubt
 		doubt  bool    // of the writes
 	}{
-		{"ok", nil, wire.StatusOK, true, [4]step{stepDone, stepDone, stepDone, stepDone}, false},
-		{"moved", nil, wire.StatusNotOwner, true, [4]step{stepRefresh, stepRefresh, stepRefresh, stepRefresh}, false},
-		{"the node is behind", nil, wire.StatusNotOwner, false, [4]step{stepRetry, stepRetry, stepRetry, stepRetry}, false},
-		{"not served yet", nil, wire.StatusUnavailable, false, [4]step{stepRetry, stepRetry, stepRetry, stepRetry}, false},
-		{"not served, moved", nil, wire.StatusUnavailable, true, [4]step{stepRefresh, stepRefresh, stepRefresh, stepRefresh}, false},
-		{"no quorum", nil, wire.StatusNoQuorum, false, [4]step{stepRetry, stepRetry, stepRetry, stepRetry}, false},
-		{"no quorum there", nil, wire.StatusNoQuorum, true, [4]step{stepRefresh, stepRefresh, stepRefresh, stepRefresh}, false},
-		{"queue full", nil, wire.StatusBusy, true, [4]step{stepRetry, stepRetry, stepRetry, stepRetry}, false},
-		{"node closes", nil, wire.StatusClosed, false, [4]step{stepRetry, stepRetry, stepRetry, stepRetry}, false},
-		{"nobody knows", nil, wire.StatusUnknownOutcome, false, [4]step{stepRetry, stepFail, stepRetry, stepRetry}, true},
-		{"nobody knows, moved", nil, wire.StatusUnknownOutcome, true, [4]step{stepRefresh, stepFail, stepRefresh, stepRefresh}, true},
-		{"missing", nil, wire.StatusNotFound, false, [4]step{stepFail, stepFail, stepFail, stepFail}, false},
-		{"condition", nil, wire.StatusGenerationMismatch, true, [4]step{stepFail, stepFail, stepFail, stepFail}, false},
-		{"memory", nil, wire.StatusNoMemory, false, [4]step{stepFail, stepFail, stepFail, stepRetry}, false},
-		{"degraded", nil, wire.StatusDegraded, false, [4]step{stepFail, stepFail, stepFail, stepRetry}, false},
-		{"invalid", nil, wire.StatusInvalid, false, [4]step{stepFail, stepFail, stepFail, stepFail}, false},
-		{"not sent", refused, 0, false, [4]step{stepRetry, stepRetry, stepRetry, stepRetry}, false},
-		{"link full", dramnode.ErrBusy, 0, false, [4]step{stepRetry, stepRetry, stepRetry, stepRetry}, false},
-		{"lost", lost, 0, false, [4]step{stepRetry, stepFail, stepRetry, stepRetry}, true},
-		{"wrong key", dramnode.ErrNotAuthorised, 0, false, [4]step{stepFail, stepFail, stepFail, stepFail}, false},
-		{"bad call", dramnode.ErrInvalid, 0, false, [4]step{stepFail, stepFail, stepFail, stepFail}, false},
-		{"malformed reply", errReply, 0, false, [4]step{stepFail, stepFail, stepFail, stepFail}, true},
-		{"no buffer now", &placeError{dramnode.ErrBusy}, 0, false, [4]step{stepRetry, stepFail, stepFail, stepFail}, true},
-		{"no buffer ever", &placeError{dramnode.ErrNoMemory}, 0, false, [4]step{stepFail, stepFail, stepFail, stepFail}, true},
-		{"no buffer, wrapped", fmt.Errorf("n1: %w", &placeError{dramnode.ErrBusy}), 0, false, [4]step{stepRetry, stepFail, stepFail, stepFail}, true},
+		{"ok", nil, wire.StatusOK, true, [3]step{stepDone, stepDone, stepDone}, false},
+		{"moved", nil, wire.StatusNotOwner, true, [3]step{stepRefresh, stepRefresh, stepRefresh}, false},
+		{"the node is behind", nil, wire.StatusNotOwner, false, [3]step{stepRetry, stepRetry, stepRetry}, false},
+		{"not served yet", nil, wire.StatusUnavailable, false, [3]step{stepRetry, stepRetry, stepRetry}, false},
+		{"not served, moved", nil, wire.StatusUnavailable, true, [3]step{stepRefresh, stepRefresh, stepRefresh}, false},
+		{"no quorum", nil, wire.StatusNoQuorum, false, [3]step{stepRetry, stepRetry, stepRetry}, false},
+		{"no quorum there", nil, wire.StatusNoQuorum, true, [3]step{stepRefresh, stepRefresh, stepRefresh}, false},
+		{"queue full", nil, wire.StatusBusy, true, [3]step{stepRetry, stepRetry, stepRetry}, false},
+		{"node closes", nil, wire.StatusClosed, false, [3]step{stepRetry, stepRetry, stepRetry}, false},
+		{"nobody knows", nil, wire.StatusUnknownOutcome, false, [3]step{stepRetry, stepRetry, stepRetry}, true},
+		{"nobody knows, moved", nil, wire.StatusUnknownOutcome, true, [3]step{stepRefresh, stepRefresh, stepRefresh}, true},
+		{"missing", nil, wire.StatusNotFound, false, [3]step{stepFail, stepFail, stepFail}, false},
+		{"condition", nil, wire.StatusGenerationMismatch, true, [3]step{stepFail, stepFail, stepFail}, false},
+		{"memory", nil, wire.StatusNoMemory, false, [3]step{stepFail, stepFail, stepRetry}, false},
+		{"degraded", nil, wire.StatusDegraded, false, [3]step{stepFail, stepFail, stepRetry}, false},
+		{"invalid", nil, wire.StatusInvalid, false, [3]step{stepFail, stepFail, stepFail}, false},
+		{"not sent", refused, 0, false, [3]step{stepRetry, stepRetry, stepRetry}, false},
+		{"link full", dramnode.ErrBusy, 0, false, [3]step{stepRetry, stepRetry, stepRetry}, false},
+		{"lost", lost, 0, false, [3]step{stepRetry, stepRetry, stepRetry}, true},
+		{"wrong key", dramnode.ErrNotAuthorised, 0, false, [3]step{stepFail, stepFail, stepFail}, false},
+		{"bad call", dramnode.ErrInvalid, 0, false, [3]step{stepFail, stepFail, stepFail}, false},
+		{"malformed reply", errReply, 0, false, [3]step{stepFail, stepFail, stepFail}, true},
+		{"no buffer now", &placeError{dramnode.ErrBusy}, 0, false, [3]step{stepRetry, stepFail, stepFail}, true},
+		{"no buffer ever", &placeError{dramnode.ErrNoMemory}, 0, false, [3]step{stepFail, stepFail, stepFail}, true},
+		{"no buffer, wrapped", fmt.Errorf("n1: %w", &placeError{dramnode.ErrBusy}), 0, false, [3]step{stepRetry, stepFail, stepFail}, true},
 	} {
 		for i, p := range pasts {
 			s, doubt := decide(p, tc.err, tc.status, tc.newer)

@@ -169,9 +169,6 @@ type view struct {
 	members []atomic.Pointer[peer] // by index in table.Members; filled on first use
 }
 
-// recorded reports whether the cluster's replicas remember writes.
-func (v *view) recorded() bool { return v != nil && v.table.Replicas != 0 }
-
 func (c *Client) member(v *view, i uint16) (*peer, error) {
 	if p := v.members[i].Load(); p != nil {
 		return p, nil
@@ -194,7 +191,7 @@ type route struct {
 }
 
 // route finds where o's next attempt goes. When the owner's link is not open, any node that is reached will forward; when
-// none is, the request waits at the owner's link. Writes that replicas remember are fenced on either way, since the
+// none is, the request waits at the owner's link. Writes are fenced on either way, since the
 // epoch tells by which of the partition's losses they are executed.
 func (c *Client) route(v *view, o *op) (route, error) {
 	p := v.ring.Partition(o.key)
@@ -205,19 +202,23 @@ func (c *Client) route(v *view, o *op) (route, error) {
 	}
 	o.others = false
 	var forwarded route
-	if v.recorded() && o.write() {
+	if o.write() {
 		forwarded = route{epoch: row.Epoch, relay: true}
 	}
 	if c.via != nil {
 		forwarded.to = c.via
 		return forwarded, nil
 	}
+	owner, err := c.member(v, row.Owner)
 	if row.Backups[0] != control.None && o.kind == wire.KindGet {
+		if o.tried == 0 && err == nil && owner.share.Load() != nil && owner.usable() { // only the owner's memory is read directly
+			o.tried, o.others = 1, true // as candidates counts
+			return route{to: owner, epoch: row.Epoch}, nil
+		}
 		if to, ok := c.readRoute(v, row, o); ok {
 			return to, nil
 		}
 	}
-	owner, err := c.member(v, row.Owner)
 	if err == nil && owner.usable() {
 		return route{to: owner, epoch: row.Epoch}, nil
 	}

@@ -141,23 +141,6 @@ func TestLostAnswersOfOtherWrites(t *testing.T) {
 	})
 }
 
-// Where a partition has one copy nobody remembers writes.
-func TestSingleCopiesAreWrittenOnce(t *testing.T) {
-	for _, call := range writeCalls {
-		t.Run(call.name, func(t *testing.T) {
-			cluster := newTestCluster(t, 3)
-			c := cluster.client(nil)
-			seen := cluster.lose(1, false)
-			if _, err := call.do(t.Context(), c, []byte("k"), pattern(10)); !errors.Is(err, dramnode.ErrUnknownOutcome) {
-				t.Errorf("%v", err)
-			}
-			if n := seen.Load(); n != 1 {
-				t.Errorf("%d attempts", n)
-			}
-		})
-	}
-}
-
 // Once the partition was lost nobody remembers the first attempt.
 func TestLossEndsRetries(t *testing.T) {
 	for _, tc := range []struct {
@@ -541,17 +524,14 @@ func TestAllowStale(t *testing.T) {
 // A delete-range has one id for all its requests, each with the epoch of its partitions.
 func TestDeleteRangeIsRetried(t *testing.T) {
 	for _, tc := range []struct {
-		name       string
-		replicated bool
-		losses     uint32
-		want       error
-	}{{"kept", true, 0, nil}, {"lost", true, 1, dramnode.ErrUnknownOutcome}, {"single copies", false, 0, dramnode.ErrUnknownOutcome}} {
+		name   string
+		losses uint32
+		want   error
+	}{{"kept", 0, nil}, {"lost", 1, dramnode.ErrUnknownOutcome}} {
 		t.Run(tc.name, func(t *testing.T) {
 			ctx := t.Context()
 			cluster := newTestCluster(t, 3)
-			if tc.replicated {
-				cluster.replicate(1, 0)
-			}
+			cluster.replicate(1, 0)
 			c := cluster.client(nil)
 			for i := range 100 {
 				if _, err := c.Put(ctx, []byte{'k', byte(i)}, nil); err != nil {
@@ -569,15 +549,13 @@ func TestDeleteRangeIsRetried(t *testing.T) {
 					mu.Lock()
 					defer mu.Unlock()
 					e, err := wire.ParseWriteExt(h.Ext)
-					if err != nil || tc.replicated != (h.Flags&wire.FlagFence != 0) || tc.replicated != (h.Epoch != 0) {
+					if err != nil || h.Flags&wire.FlagFence == 0 || h.Epoch == 0 {
 						t.Errorf("header %+v: %v", h, err)
 					}
 					ids[e.Counter]++
 					if n.index == 1 && lost == 0 {
 						lost++
-						if tc.replicated {
-							cluster.replicate(2, tc.losses)
-						}
+						cluster.replicate(2, tc.losses)
 						n.status(r, h.Kind, wire.StatusUnknownOutcome, "")
 						return true
 					}

@@ -117,7 +117,7 @@ var testTiming = transport.Timing{RetryMin: 5 * time.Millisecond, RetryMax: 20 *
 
 // newTable makes all nodes members; owner says who owns a partition.
 func (c *testCluster) newTable(version uint64, owner func(p int) int) *control.Table {
-	t := &control.Table{ClusterID: 7, Version: version, Publisher: 100, MaxValue: 8 << 20, Settings: ring.Config{Partitions: testPartitions}}
+	t := &control.Table{ClusterID: 7, Version: version, Replicas: 1, MaxValue: 8 << 20, Settings: ring.Config{Partitions: testPartitions}}
 	for i, n := range c.nodes {
 		t.Members = append(t.Members, control.Member{Name: fmt.Sprintf("n%d", i), Incarnation: n.incarnation, Addr: n.addr, JoinSeq: uint64(i + 1)})
 	}
@@ -290,7 +290,7 @@ func (c *testCluster) replicate(version uint64, losses uint32) {
 // remember is apply as replicas do it: once for each write.
 func (c *testCluster) remember(t *control.Table, h wire.Header, body []byte) (wire.Header, []byte) {
 	e, err := wire.ParseWriteExt(h.Ext)
-	if h.Kind == wire.KindGet || t.Replicas == 0 || err != nil {
+	if h.Kind == wire.KindGet || err != nil {
 		return c.apply(h, body)
 	}
 	c.mu.Lock()

@@ -1,5 +1,7 @@
 package control
 
+import "time"
+
 // A NodeInfo is what one node tells people about itself: the body of a KindInfo reply, as JSON.
 type NodeInfo struct {
 	Name          string            `json:"name"`
@@ -10,16 +12,16 @@ type NodeInfo struct {
 	ClusterName   string            `json:"cluster_name"`
 	ClusterID     string            `json:"cluster_id"` // hexadecimal
 	TableVersion  uint64            `json:"table_version"`
-	Publisher     string            `json:"publisher"` // name of the member that published the table
 	Ready         bool              `json:"ready"`
 	Leaving       bool              `json:"leaving"`
-	Copies        int               `json:"copies"`                // partitions of which this node has a copy in sync
-	Replication   *ReplicationInfo  `json:"replication,omitempty"` // nil where partitions have one copy
+	Copies        int               `json:"copies"` // partitions of which this node has a copy in sync
+	Replication   ReplicationInfo   `json:"replication"`
 	Quorate       bool              `json:"quorate"`
 	UptimeSeconds float64           `json:"uptime_seconds"`
 	CPUSeconds    float64           `json:"cpu_seconds"` // of the whole process, user and system
 	Memory        MemoryInfo        `json:"memory"`
 	Entries       int               `json:"entries"`
+	OwnedEntries  int               `json:"owned_entries"` // of the partitions that this node owns
 	ValueBytes    int64             `json:"value_bytes"`
 	Partitions    int               `json:"partitions"` // owned
 	Members       int               `json:"members"`    // in the table
@@ -27,7 +29,6 @@ type NodeInfo struct {
 	Losses        uint64            `json:"losses"`     // of partitions, in the whole table
 	Conflicts     uint64            `json:"conflicts"`
 	Forwarded     uint64            `json:"forwarded"`
-	Parked        int64             `json:"parked"`
 	Counters      map[string]uint64 `json:"counters"`
 	Links         []LinkInfo        `json:"links"`
 	Gossip        []GossipInfo      `json:"gossip"`
@@ -35,8 +36,15 @@ type NodeInfo struct {
 	Transport     any               `json:"transport,omitempty"`
 }
 
+// An Event is something that an operator would want to know.
+type Event struct {
+	At   time.Time `json:"at"`
+	Text string    `json:"text"`
+}
+
 // ReplicationInfo is what a node knows of the replicated control plane.
 type ReplicationInfo struct {
+	Mode         string  `json:"mode"`
 	Replicas     int     `json:"replicas"` // wanted copies of each partition
 	MinSync      int     `json:"min_sync"` // copies without which writes are refused
 	OnLoss       string  `json:"on_loss"`

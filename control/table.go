@@ -1,10 +1,5 @@
-// Package control holds the authoritative table: which process owns which partition, in which epoch.
-//
-// Ownership is never guessed from gossip. It is a versioned Table that one member at a time, the
-// publisher, computes with the pure function Plan and pushes to the others. Package control decides
-// who may publish and what the next table is; it never touches an entry (package storage) and reaches
-// its peers only through the small Peers interface. Where partitions have several copies, package member takes the
-// Publisher's place, and its decisions are shown as a Table too.
+// Package control holds the table as routers, clients and people see it: which process owns which partition, in which
+// epoch. It is what a node shows of the replicated state (package state), which the packages below decide about.
 package control
 
 import (
@@ -36,6 +31,9 @@ const EraShift = 40
 // MaxReplicas is how many copies of a partition there may be.
 const MaxReplicas = 5
 
+// ErrRetired ends a process whose incarnation the cluster does without: it may come back as a new one.
+var ErrRetired = errors.New("control: the cluster goes on without this process")
+
 // ErrTable is wrapped by every error about bytes that cannot be a table.
 var ErrTable = errors.New("control: malformed table")
 
@@ -45,18 +43,17 @@ type Member struct {
 	Incarnation uint64
 	Addr        string // "host:port" that peers and clients dial
 	Zone        string
-	JoinSeq     uint64 // order of joining; the publisher is the lowest (JoinSeq, Name)
+	JoinSeq     uint64 // order of joining
 	Leaving     bool   // gives its partitions away and is removed once it has none
 }
 
 // A Row says who owns one partition.
 type Row struct {
-	Epoch    uint32 // rises with every change of owner: the fence that every write carries
-	Owner    uint16 // index into Members
-	MoveTo   uint16 // the member that is being sent the partition, or None
-	MoveID   uint64 // the version that ordered the move; 0 without one
-	Assigned uint64 // the MoveID by which Owner got the partition; 0 when it got it empty
-	Losses   uint32 // how often all its entries, or acknowledged writes, may have been lost
+	Epoch  uint32 // rises with every change of owner or copies: the fence that every write carries
+	Owner  uint16 // index into Members
+	MoveTo uint16 // the member that is being sent the partition, or None
+	MoveID uint64 // the version that ordered the move; 0 without one
+	Losses uint32 // how often all its entries, or acknowledged writes, may have been lost
 
 	// Backups index the members that have every acknowledged write beside Owner, and answer gets. None
 	// stands behind the last.
@@ -70,9 +67,8 @@ var NoBackups = [MaxReplicas - 1]uint16{None, None, None, None}
 type Table struct {
 	ClusterID uint64
 	Version   uint64
-	Publisher uint64 // incarnation
 	MaxValue  uint32 // bytes
-	Replicas  uint8  // wanted copies of each partition; 0: single copies, without a record of executed writes
+	Replicas  uint8  // wanted copies of each partition
 	Settings  ring.Config
 	Members   []Member // ascending by (JoinSeq, Name)
 	Rows      []Row    // one per partition
@@ -130,21 +126,13 @@ func (t *Table) Losses() (n uint64) {
 	return n
 }
 
-func (t *Table) clone() *Table {
-	c := *t
-	c.Members = append([]Member(nil), t.Members...)
-	c.Rows = append([]Row(nil), t.Rows...)
-	return &c
-}
-
-const rowBytes = 28 + 2*(MaxReplicas-1)
+const rowBytes = 20 + 2*(MaxReplicas-1)
 
 // Append encodes t after dst: fixed fields, settings, members, rows; integers are little-endian.
 func (t *Table) Append(dst []byte) []byte {
 	le := binary.LittleEndian
 	dst = le.AppendUint64(dst, t.ClusterID)
 	dst = le.AppendUint64(dst, t.Version)
-	dst = le.AppendUint64(dst, t.Publisher)
 	dst = le.AppendUint32(dst, t.MaxValue)
 	dst = append(dst, t.Replicas)
 	settings := t.Settings.Append(nil)
@@ -176,14 +164,13 @@ func (m *Member) append(dst []byte) []byte {
 	return dst
 }
 
-// AppendRow encodes one row in 36 bytes; "not owner" replies carry it.
+// AppendRow encodes one row in 28 bytes; "not owner" replies carry it.
 func AppendRow(dst []byte, r Row) []byte {
 	le := binary.LittleEndian
 	dst = le.AppendUint32(dst, r.Epoch)
 	dst = le.AppendUint16(dst, r.Owner)
 	dst = le.AppendUint16(dst, r.MoveTo)
 	dst = le.AppendUint64(dst, r.MoveID)
-	dst = le.AppendUint64(dst, r.Assigned)
 	dst = le.AppendUint32(dst, r.Losses)
 	for _, b := range r.Backups {
 		dst = le.AppendUint16(dst, b)
@@ -240,7 +227,7 @@ func (d *decoder) member() (m Member) {
 
 func (d *decoder) row() (r Row) {
 	r.Epoch, r.Owner, r.MoveTo = d.u32(), d.u16(), d.u16()
-	r.MoveID, r.Assigned, r.Losses = d.u64(), d.u64(), d.u32()
+	r.MoveID, r.Losses = d.u64(), d.u32()
 	for i := range r.Backups {
 		r.Backups[i] = d.u16()
 	}
@@ -250,7 +237,7 @@ func (d *decoder) row() (r Row) {
 // ParseTable decodes and validates what Append wrote. It keeps no part of b.
 func ParseTable(b []byte) (*Table, error) {
 	d := decoder{b: b}
-	t := &Table{ClusterID: d.u64(), Version: d.u64(), Publisher: d.u64(), MaxValue: d.u32(), Replicas: d.take(1)[0]}
+	t := &Table{ClusterID: d.u64(), Version: d.u64(), MaxValue: d.u32(), Replicas: d.take(1)[0]}
 	n := int(d.u32())
 	if d.err == nil && n > maxSettings {
 		d.err = fmt.Errorf("%w: settings of %d bytes", ErrTable, n)
@@ -299,14 +286,14 @@ func (t *Table) Validate() error {
 	fail := func(format string, args ...any) error {
 		return fmt.Errorf("%w: %s", ErrTable, fmt.Sprintf(format, args...))
 	}
-	if t.ClusterID == 0 || t.Version == 0 || t.Publisher == 0 {
-		return fail("cluster %#x, version %d, publisher %#x: none may be 0", t.ClusterID, t.Version, t.Publisher)
+	if t.ClusterID == 0 || t.Version == 0 {
+		return fail("cluster %#x, version %d: none may be 0", t.ClusterID, t.Version)
 	}
 	if err := t.Settings.Validate(); err != nil {
 		return fmt.Errorf("%w: %w", ErrTable, err)
 	}
-	if t.Replicas > MaxReplicas {
-		return fail("%d replicas, at most %d", t.Replicas, MaxReplicas)
+	if t.Replicas < 1 || t.Replicas > MaxReplicas {
+		return fail("%d replicas, want 1 to %d", t.Replicas, MaxReplicas)
 	}
 	if len(t.Rows) != t.Settings.Count() {
 		return fail("%d rows for %d partitions", len(t.Rows), t.Settings.Count())
@@ -340,8 +327,8 @@ func (t *Table) Validate() error {
 		if r.Epoch == 0 || r.Epoch > math.MaxInt32 {
 			return fail("row %d has epoch %d", p, r.Epoch)
 		}
-		if !r.backupsValid(len(t.Members)) || t.Replicas == 0 && r.Backups != NoBackups {
-			return fail("row %d at %d has backups %d of %d members, %d replicas", p, r.Owner, r.Backups, len(t.Members), t.Replicas)
+		if !r.backupsValid(len(t.Members)) {
+			return fail("row %d at %d has backups %d of %d members", p, r.Owner, r.Backups, len(t.Members))
 		}
 	}
 	return nil

@@ -1,7 +1,6 @@
 package control
 
 import (
-	"bytes"
 	"encoding/hex"
 	"errors"
 	"flag"
@@ -15,7 +14,6 @@ import (
 
 	"pgregory.net/rapid"
 
-	"github.com/dramnode/dramnode"
 	"github.com/dramnode/dramnode/ring"
 )
 
@@ -24,7 +22,7 @@ var update = flag.Bool("update", false, "rewrite the golden files; read the diff
 // sample is a table that uses every field.
 func sample() *Table {
 	return &Table{
-		ClusterID: 0x1122334455667788, Version: 7, Publisher: 0xA1, MaxValue: 64 << 20, Replicas: 3,
+		ClusterID: 0x1122334455667788, Version: 7, MaxValue: 64 << 20, Replicas: 3,
 		Settings: ring.Config{Partitions: 4},
 		Members: []Member{
 			{Name: "a", Incarnation: 0xA1, Addr: "10.0.0.1:12345", Zone: "z1", JoinSeq: 1},
@@ -34,23 +32,16 @@ func sample() *Table {
 		Rows: []Row{
 			{Epoch: 1, Owner: 0, MoveTo: None, Backups: NoBackups},
 			{Epoch: 2, Owner: 1, MoveTo: 2, MoveID: 6, Losses: 1, Backups: NoBackups},
-			{Epoch: math.MaxInt32, Owner: 2, MoveTo: None, Assigned: 5, Backups: [MaxReplicas - 1]uint16{0, 1, None, None}},
-			{Epoch: 9, Owner: 1, MoveTo: 0, MoveID: 7, Assigned: 3, Losses: 4, Backups: NoBackups},
+			{Epoch: math.MaxInt32, Owner: 2, MoveTo: None, Backups: [MaxReplicas - 1]uint16{0, 1, None, None}},
+			{Epoch: 9, Owner: 1, MoveTo: 0, MoveID: 7, Losses: 4, Backups: NoBackups},
 		},
 	}
 }
 
 func TestGolden(t *testing.T) {
-	proposal := Proposal{Kind: ProposeJoin, Member: sample().Members[0], MaxValue: 1 << 20, Settings: ring.Config{Partitions: 4}}
-	report := Proposal{Kind: ProposeDone, Member: sample().Members[1], Moves: []Move{{1, 6}, {3, 7}}}
 	for name, b := range map[string][]byte{
-		"table":   sample().Append(nil),
-		"row":     AppendRow(nil, sample().Rows[3]),
-		"join":    proposal.Append(nil),
-		"done":    report.Append(nil),
-		"probe":   probe{ClusterID: 1, Version: 2, Publisher: 3}.append(nil),
-		"vote":    vote{Version: 2, Agree: true, Contacts: []uint64{3, 4}}.append(nil),
-		"refusal": vote{}.append(nil),
+		"table": sample().Append(nil),
+		"row":   AppendRow(nil, sample().Rows[3]),
 	} {
 		path := filepath.Join("testdata", name+".hex")
 		if *update {
@@ -89,8 +80,8 @@ func drawTable(t *rapid.T) *Table {
 	id := rapid.Uint64Range(1, math.MaxUint64)
 	n := rapid.IntRange(1, 5).Draw(t, "members")
 	table := &Table{
-		ClusterID: id.Draw(t, "cluster"), Version: id.Draw(t, "version"), Publisher: id.Draw(t, "publisher"),
-		MaxValue: rapid.Uint32().Draw(t, "max"), Replicas: uint8(rapid.IntRange(0, MaxReplicas).Draw(t, "replicas")), Settings: ring.Config{Partitions: rapid.IntRange(1, 9).Draw(t, "partitions")},
+		ClusterID: id.Draw(t, "cluster"), Version: id.Draw(t, "version"),
+		MaxValue: rapid.Uint32().Draw(t, "max"), Replicas: uint8(rapid.IntRange(1, MaxReplicas).Draw(t, "replicas")), Settings: ring.Config{Partitions: rapid.IntRange(1, 9).Draw(t, "partitions")},
 	}
 	for i := range n {
 		table.Members = append(table.Members, Member{
@@ -106,10 +97,8 @@ func drawTable(t *rapid.T) *Table {
 		if n > 1 && rapid.Bool().Draw(t, "moves") {
 			r.MoveTo, r.MoveID = uint16((owner+1)%n), id.Draw(t, "move")
 		}
-		if table.Replicas > 0 {
-			for i := range rapid.IntRange(0, max(0, n-2)).Draw(t, "backups") {
-				r.Backups[i] = uint16((owner + 2 + i) % n)
-			}
+		for i := range rapid.IntRange(0, max(0, n-2)).Draw(t, "backups") {
+			r.Backups[i] = uint16((owner + 2 + i) % n)
 		}
 		table.Rows[p] = r
 	}
@@ -124,7 +113,6 @@ func TestValidate(t *testing.T) {
 	for name, spoil := range map[string]func(*Table){
 		"no cluster":              func(t *Table) { t.ClusterID = 0 },
 		"version 0":               func(t *Table) { t.Version = 0 },
-		"no publisher":            func(t *Table) { t.Publisher = 0 },
 		"bad settings":            func(t *Table) { t.Settings.Partitions = -1 },
 		"too few rows":            func(t *Table) { t.Rows = t.Rows[:3] },
 		"too many rows":           func(t *Table) { t.Rows = append(t.Rows, t.Rows[0]) },
@@ -146,7 +134,7 @@ func TestValidate(t *testing.T) {
 		"move without id":         func(t *Table) { t.Rows[1].MoveID = 0 },
 		"id without move":         func(t *Table) { t.Rows[0].MoveID = 1 },
 		"too many replicas":       func(t *Table) { t.Replicas = MaxReplicas + 1 },
-		"backups of one copy":     func(t *Table) { t.Replicas = 0 },
+		"no replicas":             func(t *Table) { t.Replicas = 0 },
 		"backup beyond members":   func(t *Table) { t.Rows[0].Backups[0] = 3 },
 		"the owner as backup":     func(t *Table) { t.Rows[0].Backups[0] = 0 },
 		"the target as backup":    func(t *Table) { t.Rows[1].Backups[0] = 2 },
@@ -195,70 +183,4 @@ func FuzzParseTable(f *testing.F) {
 			t.Errorf("%+v became %+v, %v", table, again, err)
 		}
 	})
-}
-
-func FuzzParseProposal(f *testing.F) {
-	for _, p := range []Proposal{
-		{Kind: ProposeJoin, Member: sample().Members[0], MaxValue: 1, Settings: ring.Config{Partitions: 4}},
-		{Kind: ProposeLeave, Member: sample().Members[1]},
-		{Kind: ProposeDone, Member: sample().Members[1], Moves: []Move{{1, 6}}},
-		{Kind: ProposeAbort, Member: sample().Members[1], Moves: []Move{{1, 6}, {2, 9}}},
-	} {
-		f.Add(p.Append(nil))
-	}
-	f.Fuzz(func(t *testing.T, b []byte) {
-		p, err := ParseProposal(b)
-		if err != nil {
-			return
-		}
-		if len(p.Moves) > maxProposalMoves || p.Member.Incarnation == 0 {
-			t.Errorf("accepted %+v", p)
-		}
-		if again, err := ParseProposal(p.Append(nil)); err != nil || !reflect.DeepEqual(again, p) {
-			t.Errorf("%+v became %+v, %v", p, again, err)
-		}
-	})
-}
-
-func FuzzParseProbe(f *testing.F) {
-	f.Add(probe{1, 2, 3}.append(nil))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		if p, err := parseProbe(b); err == nil && !bytes.Equal(p.append(nil), b) {
-			t.Errorf("%x became %x", b, p.append(nil))
-		}
-	})
-}
-
-func FuzzParseVote(f *testing.F) {
-	f.Add(vote{}.append(nil))
-	f.Add(vote{Version: 1, Agree: true, Contacts: []uint64{1, 2}}.append(nil))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		if v, err := parseVote(b); err == nil && !bytes.Equal(v.append(nil), b) {
-			t.Errorf("%x became %x", b, v.append(nil))
-		}
-	})
-}
-
-func TestMalformedProposals(t *testing.T) {
-	m := sample().Members[0]
-	encode := func(p Proposal) []byte { return p.Append(nil) }
-	for name, b := range map[string][]byte{
-		"empty":           {},
-		"kind 0":          encode(Proposal{Member: m}),
-		"kind 5":          encode(Proposal{Kind: 5, Member: m}),
-		"no member":       encode(Proposal{Kind: ProposeLeave}),
-		"half a move":     append(encode(Proposal{Kind: ProposeDone, Member: m}), 1, 2, 3),
-		"too many moves":  encode(Proposal{Kind: ProposeDone, Member: m, Moves: make([]Move, maxProposalMoves+1)}),
-		"settings absent": append([]byte{byte(ProposeJoin)}, m.append(nil)...),
-	} {
-		if _, err := ParseProposal(b); err == nil {
-			t.Errorf("%s: accepted", name)
-		}
-	}
-	if _, err := parseVote(append(vote{}.append(nil), make([]byte, 8*(maxMembers+1))...)); err == nil {
-		t.Error("a vote with too many contacts is accepted")
-	}
-	if _, err := ParseTable(nil); !errors.Is(err, ErrTable) || errors.Is(err, dramnode.ErrUnknownOutcome) {
-		t.Errorf("an empty table: %v", err)
-	}
 }

@@ -58,7 +58,7 @@ type Config struct {
 type Timing struct {
 	ProbeInterval    time.Duration // default 500 ms
 	ProbeTimeout     time.Duration // default 250 ms
-	GossipInterval   time.Duration // default 50 ms
+	GossipInterval   time.Duration // default 200 ms
 	PushPullInterval time.Duration // between full exchanges with a random node, default 2 s: they bring what gossip missed
 	StreamTimeout    time.Duration // for a dial and for an exchange, default 2 s
 	SuspicionMult    int           // default 3
@@ -68,7 +68,7 @@ type Timing struct {
 func (t Timing) withDefaults() Timing {
 	set(&t.ProbeInterval, 500*time.Millisecond)
 	set(&t.ProbeTimeout, 250*time.Millisecond)
-	set(&t.GossipInterval, 50*time.Millisecond)
+	set(&t.GossipInterval, 200*time.Millisecond)
 	set(&t.PushPullInterval, 2*time.Second)
 	set(&t.StreamTimeout, 2*time.Second)
 	set(&t.SuspicionMult, 3)

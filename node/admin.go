@@ -16,6 +16,7 @@ import (
 	"github.com/dramnode/dramnode"
 	"github.com/dramnode/dramnode/control"
 	"github.com/dramnode/dramnode/internal/cputime"
+	"github.com/dramnode/dramnode/ring"
 	"github.com/dramnode/dramnode/storage"
 	"github.com/dramnode/dramnode/transport"
 )
@@ -24,13 +25,13 @@ const (
 	httpHeaderTimeout = 5 * time.Second
 	httpStopTimeout   = time.Second
 
-	acceptTimeout = time.Minute
-	acceptMargin  = 500 * time.Millisecond // for the reply, before the operator gives up
+	operatorTimeout = time.Minute
+	operatorMargin  = 500 * time.Millisecond // for the reply, before the operator gives up
 )
 
 // serveControl answers what one node asks another about the table.
 func (n *Node) serveControl(r *request) {
-	reply, err := n.plane.Serve(r.h.Kind, r.body)
+	reply, err := n.plane.serve(r.h.Kind, r.body)
 	n.replyBytes(r, reply, err)
 }
 
@@ -41,19 +42,38 @@ func (n *Node) serveInfo(r *request) {
 
 // serveAccept accepts, in an operator's name, what was lost so far.
 func (n *Node) serveAccept(r *request) {
-	p, ok := n.plane.(*memberPlane)
-	if !ok {
-		n.reply(r, failed(fmt.Errorf("%w: losses are accepted where partitions have several copies", dramnode.ErrInvalid)))
-		return
-	}
-	ctx, cancel := context.WithTimeout(n.context, acceptTimeout)
+	n.serveOperator(r, func(ctx context.Context) ([]byte, error) {
+		accepted, err := n.plane.accept(ctx)
+		return strconv.AppendInt(nil, int64(accepted), 10), err
+	})
+}
+
+// serveRecover founds the control plane anew on an operator's word.
+func (n *Node) serveRecover(r *request) {
+	n.serveOperator(r, func(ctx context.Context) ([]byte, error) {
+		var dead []string
+		if err := json.Unmarshal(r.body, &dead); err != nil || len(dead) == 0 || len(dead) > ring.MaxMembers {
+			return nil, fmt.Errorf("%w: no list of dead nodes: %v", dramnode.ErrInvalid, err)
+		}
+		recovery, err := n.plane.refound(ctx, dead)
+		if err != nil {
+			return nil, err
+		}
+		return json.Marshal(recovery)
+	})
+}
+
+// serveOperator does what an operator wants of the control plane, within the operator's time.
+func (n *Node) serveOperator(r *request, do func(context.Context) ([]byte, error)) {
+	ctx, cancel := context.WithTimeout(n.context, operatorTimeout)
 	defer cancel()
 	if !r.until.IsZero() {
-		ctx, cancel = context.WithDeadline(ctx, r.until.Add(-acceptMargin))
+		ctx, cancel = context.WithDeadline(ctx, r.until.Add(-operatorMargin))
 		defer cancel()
 	}
-	accepted, err := p.accept(ctx)
-	n.replyBytes(r, strconv.AppendInt(nil, int64(accepted), 10), err)
+	reply, err := do(ctx)
+	n.drop(r)
+	n.replyBytes(r, reply, err)
 }
 
 func (n *Node) replyBytes(r *request, reply []byte, err error) {
@@ -132,8 +152,8 @@ func (n *Node) unready() string {
 		return "not a member"
 	case n.leaving.Load():
 		return "leaving"
-	case !n.plane.Quorate():
-		return errNotQuorate.Error()
+	case !n.plane.member.Leased():
+		return errNoLease.Error()
 	}
 	return ""
 }
@@ -161,18 +181,14 @@ func (n *Node) Info() control.NodeInfo {
 	info := control.NodeInfo{
 		Name: n.self.Name, Incarnation: hex(n.self.Incarnation), Addr: n.self.Addr, Zone: n.self.Zone,
 		Version: n.cfg.Version, ClusterName: n.cfg.ClusterName,
-		Ready: n.unready() == "", Leaving: n.leaving.Load(), Quorate: n.plane.Quorate(),
+		Ready: n.unready() == "", Leaving: n.leaving.Load(), Quorate: n.plane.member.Leased(),
 		UptimeSeconds: time.Since(n.started).Seconds(), CPUSeconds: cputime.Process().Seconds(),
 		Memory:  n.memoryInfo(&stats),
 		Entries: stats.Entries, ValueBytes: stats.ValueBytes, Partitions: n.owned(),
-		Conflicts: n.plane.Conflicts() + uint64(len(n.gossip.Conflicts())), Forwarded: n.forwarded.Load(), Parked: n.parkedCount.Load(),
-		Counters: n.counters.snapshot(), Events: n.plane.Events(),
+		Conflicts: n.plane.member.Status().Conflicts + uint64(len(n.gossip.Conflicts())), Forwarded: n.forwarded.Load(),
+		Counters: n.counters.snapshot(), Events: n.plane.events(), Replication: n.plane.info(),
 	}
-	if p, ok := n.plane.(*memberPlane); ok {
-		info.Replication = p.info()
-		info.Publisher = info.Replication.Leader
-	}
-	if t := n.plane.Table(); t != nil {
+	if t := n.plane.table(); t != nil {
 		info.ClusterID, info.TableVersion, info.Losses = hex(t.ClusterID), t.Version, t.Losses()
 		info.Members = len(t.Members)
 		for _, row := range t.Rows {
@@ -182,9 +198,7 @@ func (n *Node) Info() control.NodeInfo {
 		}
 		if i := t.Index(n.self.Incarnation); i != control.None {
 			info.Copies = t.Copies()[i]
-		}
-		if i := t.Index(t.Publisher); i != control.None && n.publisher != nil {
-			info.Publisher = t.Members[i].Name
+			info.OwnedEntries = n.ownedEntries(t, i)
 		}
 	}
 	for addr, l := range n.peers.infos() {
@@ -198,6 +212,19 @@ func (n *Node) Info() control.NodeInfo {
 		info.Transport = s.Counters()
 	}
 	return info
+}
+
+// ownedEntries counts the entries of the partitions that the member self, which is this node, owns in t.
+func (n *Node) ownedEntries(t *control.Table, self uint16) (entries int) {
+	for p := range t.Rows {
+		if t.Rows[p].Owner != self {
+			continue
+		}
+		if stats, err := n.store.PartitionStats(uint16(p)); err == nil {
+			entries += stats.Entries
+		}
+	}
+	return entries
 }
 
 func (n *Node) memoryInfo(s *storage.Stats) control.MemoryInfo {
@@ -228,7 +255,7 @@ func linkInfo(addr string, l transport.LinkInfo) control.LinkInfo {
 func hex(id uint64) string { return fmt.Sprintf("%016x", id) }
 
 // Table returns the newest table, nil before the first.
-func (n *Node) Table() *control.Table { return n.plane.Table() }
+func (n *Node) Table() *control.Table { return n.plane.table() }
 
 // Addr is where peers and clients reach this node.
 func (n *Node) Addr() string { return n.self.Addr }

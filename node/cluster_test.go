@@ -14,6 +14,7 @@ import (
 
 	"github.com/dramnode/dramnode"
 	"github.com/dramnode/dramnode/control"
+	"github.com/dramnode/dramnode/control/state"
 	"github.com/dramnode/dramnode/ring"
 	"github.com/dramnode/dramnode/test/proc"
 	"github.com/dramnode/dramnode/transport"
@@ -72,6 +73,26 @@ func (r *running) ended() string {
 	}
 }
 
+// patience is the lease of nodes that nobody kills: a loaded machine may stand still for seconds.
+const patience = 10 * time.Second
+
+// failover makes nodes notice each other's deaths sooner.
+func failover(cfg *Config) { cfg.Lease = 3 * time.Second }
+
+// replicated makes them keep several copies.
+func replicated(cfg *Config) { cfg.Replicas, cfg.Settings = 3, ring.Config{Partitions: 13} }
+
+// eachCount runs a test of what holds however many copies there are.
+func eachCount(t *testing.T, test func(t *testing.T, copies func(*Config))) {
+	t.Parallel()
+	for name, copies := range map[string]func(*Config){"one": func(*Config) {}, "three": replicated} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, copies)
+		})
+	}
+}
+
 const eventually = 2 * time.Minute // on a machine that has much else to do
 
 func newCluster(t testing.TB, seed uint64, names ...string) *cluster {
@@ -79,21 +100,22 @@ func newCluster(t testing.TB, seed uint64, names ...string) *cluster {
 	return newClusterWith(t, seed, nil, names...)
 }
 
-func newClusterWith(t testing.TB, seed uint64, change func(*Config), names ...string) *cluster {
+func newClusterWith(t testing.TB, seed uint64, changes []func(*Config), names ...string) *cluster {
 	t.Helper()
-	c := &cluster{t: t, world: memnet.New(seed), nodes: map[string]*running{}, log: &testLog{t: t}}
+	c := &cluster{t: t, world: memnet.New(seed), nodes: map[string]*running{}, log: &testLog{t: t}, changes: changes}
 	t.Cleanup(c.log.end) // after every node's own clean-up
-	if change != nil {
-		c.changes = append(c.changes, change)
-	}
 	for range names {
 		c.seeds = append(c.seeds, proc.Address(t, nil))
 	}
 	for i, name := range names {
 		c.start(name, c.seeds[i])
 	}
+	c.ready(names...)
 	return c
 }
+
+// with is the changes that newClusterWith makes to the settings of every node.
+func with(changes ...func(*Config)) []func(*Config) { return changes }
 
 // start runs a node called name; its address in memnet is name:1. changes may adapt its settings.
 func (c *cluster) start(name, gossip string, changes ...func(*Config)) *running {
@@ -101,7 +123,7 @@ func (c *cluster) start(name, gossip string, changes ...func(*Config)) *running 
 	r := &running{done: make(chan struct{})}
 	cfg := Config{
 		Name: name, Listen: name + ":1", Gossip: gossip, HTTP: "127.0.0.1:0", ClusterName: "test", Join: c.seeds,
-		MemoryBytes: 24 << 20, MaxValueBytes: 8 << 20, Settings: ring.Config{Partitions: 61}, Verify: true,
+		MemoryBytes: 24 << 20, MaxValueBytes: 8 << 20, Settings: ring.Config{Partitions: 29}, Verify: true, Lease: patience,
 		DrainTimeout: 20 * time.Second, Log: zerolog.New(c.log).Level(zerolog.InfoLevel),
 		Open: func(id transport.Identity, h transport.Handler, e transport.Events) (transport.Network, error) {
 			network, err := c.world.Network(memnet.Config{Identity: id, Addr: name + ":1", Handler: h, Events: e})
@@ -128,38 +150,33 @@ func (c *cluster) start(name, gossip string, changes ...func(*Config)) *running 
 	return r
 }
 
-// agree waits until exactly these nodes serve by one table in which nothing is left to move.
-func (c *cluster) agree(names ...string) {
+// ready waits until exactly these nodes serve, and have the copies that they should have in the end.
+func (c *cluster) ready(names ...string) {
 	c.t.Helper()
-	c.wait(fmt.Sprintf("%v to agree", names), func() bool {
-		first := c.nodes[names[0]].Table()
-		if first == nil || len(first.Members) != len(names) {
+	c.settled(names...)
+	c.wait(fmt.Sprintf("every copy to be where it belongs among %v", names), func() bool {
+		s := c.nodes[names[0]].plane.member.Table()
+		var members []ring.Member
+		var nodes []state.Incarnation
+		for i := range s.Nodes {
+			if n := &s.Nodes[i]; n.Status == state.Up {
+				members, nodes = append(members, ring.Member{Name: n.Name, Zone: n.Zone}), append(nodes, n.Incarnation)
+			}
+		}
+		want, err := s.Settings.Targets(members, int(s.Params.Replicas))
+		if err != nil || len(nodes) != len(names) {
 			return false
 		}
-		for _, name := range names {
-			n := c.nodes[name]
-			t := n.Table()
-			if t == nil || t.Version != first.Version || n.unready() != "" || t.Named(name) == 0xFFFF {
-				return false
-			}
-			for p := range n.parts {
-				row := t.Rows[p]
-				n.parts[p].mu.RLock()
-				ready := row.MoveID == 0 && (row.Owner != t.Named(name) || n.parts[p].epoch == row.Epoch)
-				n.parts[p].mu.RUnlock()
-				if !ready {
+		for p := range want {
+			for _, at := range want[p] {
+				if !state.Has(s.Rows[p].Sync, nodes[at]) || len(s.Rows[p].Sync) != len(want[p]) {
 					return false
 				}
 			}
 		}
-		owned := first.Owned()
-		for i := range owned {
-			if owned[i] == 0 {
-				return false
-			}
-		}
 		return true
 	})
+	c.settled(names...)
 }
 
 // kill ends a node as a crash would: its peers see only that its connections are gone.

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -45,17 +46,18 @@ type Config struct {
 	MaxValueBytes int
 	Eviction      storage.Eviction // of a full node; with any but EvictNone the cluster is a cache
 	Settings      ring.Config
-	Limits        control.Limits // zero fields: control.DefaultLimits
-	Verify        bool           // check each value against its CRC32C where it lands
-	Direct        bool           // let processes of this user on this host read values from our memory
-	DrainTimeout  time.Duration  // for giving the partitions away on the way out
+	Verify        bool          // check each value against its CRC32C where it lands
+	Direct        bool          // let processes of this user on this host read values from our memory
+	DrainTimeout  time.Duration // for giving the partitions away on the way out
 
-	// Replicas is how many copies of each partition there should be. From 2 on the node runs the replicated control
-	// plane, and the following count; all of them must be equal on all nodes.
-	Replicas int
+	// These must be equal on all nodes.
+	Mode     state.Mode    // a cache has single copies, gives them up after one lease, and needs no word of an operator
+	Replicas int           // wanted copies of each partition; default 1
 	MinSync  int           // copies without which writes are refused; default 1
 	Lease    time.Duration // how long a node serves without hearing from the others; default 1 s
 	OnLoss   state.OnLoss  // what becomes of a partition that has lost all copies
+	// LostAfter is the absence after which the last copies count as lost, although their processes may live; default 30 s, 0 in a cache.
+	LostAfter time.Duration
 
 	Boot func() time.Duration // CLOCK_BOOTTIME, for leases; default: member.BootTime
 
@@ -98,13 +100,16 @@ func (c *Config) setDefaults() {
 	if c.MemoryBytes == 0 {
 		c.MemoryBytes = 1 << 30
 	}
-	c.Limits = c.Limits.WithDefaults()
 	c.Replicas = max(c.Replicas, 1)
 	if c.MinSync == 0 {
 		c.MinSync = 1
 	}
 	if c.Lease == 0 {
 		c.Lease = lease.DefaultTiming().Length
+	}
+	c.LostAfter = cmp.Or(c.LostAfter, state.DefaultParams().LostAfter)
+	if c.Mode == state.Cache {
+		c.LostAfter = 0
 	}
 	if c.Boot == nil {
 		c.Boot = member.BootTime
@@ -163,11 +168,14 @@ func (c *Config) Validate() error {
 	if d.Lease < minLease || d.Lease > maxLease {
 		fault("lease of %v, want %v to %v", d.Lease, minLease, maxLease)
 	}
+	if d.Mode == state.Cache && (d.Replicas > 1 || d.OnLoss != state.Recreate) {
+		fault("mode %v with %d replicas and on-loss %v: a cache has one copy, and goes on without it", d.Mode, d.Replicas, d.OnLoss)
+	}
+	if d.LostAfter < 0 {
+		fault("lost-after of %v", d.LostAfter)
+	}
 	if d.Replicas > 1 && d.Eviction != storage.EvictNone {
 		fault("eviction %v with %d replicas: copies would differ in what they drop", d.Eviction, d.Replicas)
-	}
-	if d.Replicas > 1 && d.Direct {
-		fault("direct with %d replicas: who reads memory directly does not see the owner's lease", d.Replicas)
 	}
 	if d.Open == nil {
 		fault("no network to open")
@@ -180,11 +188,7 @@ func (c *Config) Validate() error {
 
 // digest is what gossip compares: nodes with another one are kept away.
 func (c *Config) digest() uint64 {
-	cut := c.Settings.Digest()
-	if c.Replicas < 2 {
-		return cut
-	}
-	h := xxhash.NewWithSeed(cut)
-	fmt.Fprint(h, c.Replicas, c.MinSync, c.OnLoss, c.Lease)
+	h := xxhash.NewWithSeed(c.Settings.Digest())
+	fmt.Fprint(h, c.Mode, c.Replicas, c.MinSync, c.OnLoss, c.Lease, c.LostAfter)
 	return h.Sum64()
 }

@@ -13,8 +13,8 @@ func (n *Node) count(k wire.Kind, s wire.Status) { n.counters[k&63][s&31].Add(1)
 
 var kindNames = map[wire.Kind]string{
 	wire.KindGet: "get", wire.KindPut: "put", wire.KindDelete: "delete", wire.KindTouch: "touch", wire.KindList: "list",
-	wire.KindDeleteRange: "delete_range", wire.KindTable: "table", wire.KindPublish: "publish", wire.KindProbe: "probe",
-	wire.KindPropose: "propose", wire.KindMove: "move", wire.KindInfo: "info", wire.KindShare: "share", wire.KindReplica: "replica", wire.KindMember: "member", wire.KindAccept: "accept",
+	wire.KindDeleteRange: "delete_range", wire.KindTable: "table", wire.KindInfo: "info", wire.KindShare: "share",
+	wire.KindReplica: "replica", wire.KindMember: "member", wire.KindAccept: "accept", wire.KindRecover: "recover",
 }
 
 // snapshot names the counters that are not 0: "get.ok", "put.no_memory".

@@ -15,13 +15,13 @@ const (
 	vouchInterval = 40 * time.Millisecond
 )
 
-// share gets memory that processes of this host may read by themselves, as long as becomeLocked and vouch say so.
+// share gets memory that processes of this host may read by themselves, as long as publishLocked and vouch say so.
 func (n *Node) share(c *storage.Config) error {
 	sharer, ok := n.network.(transport.Sharer)
 	if !ok {
 		return fmt.Errorf("%w: direct reads over a network that cannot share memory", dramnode.ErrInvalid)
 	}
-	arena, err := sharer.Share(transport.ShareConfig{Bytes: int(n.cfg.MemoryBytes), Partitions: len(n.parts), Clock: n.now})
+	arena, err := sharer.Share(transport.ShareConfig{Bytes: int(n.cfg.MemoryBytes), Partitions: n.cfg.Settings.Count(), Clock: func() int64 { return int64(n.boot()) }})
 	if err != nil {
 		return err
 	}
@@ -30,19 +30,23 @@ func (n *Node) share(c *storage.Config) error {
 	return nil
 }
 
-// becomeLocked changes the epoch by which partition p is served here, 0 for not, and the phase. Who reads our memory
-// is told before anybody can act on the change: part.mu is held for writing, and what follows from it, such as
-// asking the publisher to commit a move, or dropping the entries, comes after.
-func (n *Node) becomeLocked(p uint16, epoch uint32, ph phase) {
-	part := &n.parts[p]
-	part.epoch, part.phase = epoch, ph
-	if n.shared != nil {
-		n.shared.SetPartition(p, epoch, epoch != 0 && ph != handover)
+// publishLocked tells who reads our memory in which epoch this node is the partition's primary, if it is. It comes before
+// anything that follows from a step, such as a message by which another node may serve, so readers know first.
+func (rs *replicas) publishLocked(part *replicaPart) {
+	if rs.n.shared == nil {
+		return
+	}
+	epoch := uint32(0)
+	if part.engine.Active() && !rs.retired.Load() {
+		epoch = uint32(part.engine.Row().Epoch)
+	}
+	if epoch != part.published {
+		part.published = epoch
+		rs.n.shared.SetPartition(part.number, epoch, epoch != 0)
 	}
 }
 
-// vouch says again and again that what the memory holds is current: for a moment, and not for longer than this node
-// may take itself for the owner without hearing from the others.
+// vouch says again and again that what the memory holds is current: for a moment, and not beyond this node's lease.
 func (n *Node) vouch(ctx context.Context) {
 	if n.shared == nil {
 		return
@@ -51,7 +55,7 @@ func (n *Node) vouch(ctx context.Context) {
 	defer ticker.Stop()
 	for {
 		now := n.shared.Now() // first: whatever stops us after it makes the term shorter, not longer
-		if left := time.Until(n.plane.QuorateUntil()); left > 0 {
+		if left := n.plane.member.Until() - n.boot(); left > 0 {
 			n.shared.Renew(now + int64(min(left, vouchFor)))
 		}
 		select {

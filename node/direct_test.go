@@ -124,19 +124,18 @@ func (b *noticeBoard) says(c *cluster, n *running) {
 func TestOneNodeAtATimeIsReadDirectly(t *testing.T) {
 	t.Parallel()
 	b := newBoard()
-	c := newClusterWith(t, 71, b.share, "n1", "n2")
-	c.agree("n1", "n2")
+	c := newClusterWith(t, 71, with(b.share), "n1", "n2")
 	b.says(c, c.nodes["n1"])
 	user := c.caller()
 	for i := range 200 {
 		user.put("n1", fmt.Sprint("key", i), []byte("value"))
 	}
 	c.start("n3", proc.Address(t, nil))
-	c.agree("n1", "n2", "n3")
+	c.ready("n1", "n2", "n3")
 	b.says(c, c.nodes["n3"])
 	c.nodes["n1"].stop()
 	<-c.nodes["n1"].done
-	c.agree("n2", "n3")
+	c.ready("n2", "n3")
 	b.says(c, c.nodes["n2"])
 	c.wait("everybody to vouch", func() bool {
 		b.mu.Lock()
@@ -150,39 +149,10 @@ func TestOneNodeAtATimeIsReadDirectly(t *testing.T) {
 	}
 }
 
-// Each change that ends reads, or lets them go on, is published before anybody can see its effect.
-func TestWhatIsPublished(t *testing.T) {
-	t.Parallel()
-	b := newBoard()
-	c := newClusterWith(t, 72, b.share, "n1")
-	c.agree("n1")
-	n, part := c.nodes["n1"].Node, &c.nodes["n1"].parts[5]
-	epoch := n.Table().Rows[5].Epoch
-	part.mu.Lock()
-	defer part.mu.Unlock()
-	for _, step := range []struct {
-		epoch uint32
-		phase phase
-		want  string
-	}{
-		{epoch, serving, "n1"}, {epoch, frozen, "n1"}, {epoch, handover, ""}, {epoch, serving, "n1"},
-		{0, serving, ""}, {0, handover, ""}, {epoch + 1, serving, "n1"}, {0, frozen, ""}, {epoch, serving, "n1"},
-	} {
-		n.becomeLocked(5, step.epoch, step.phase)
-		b.mu.Lock()
-		got := b.serving[5]
-		b.mu.Unlock()
-		if got != step.want || part.epoch != step.epoch || part.phase != step.phase {
-			t.Errorf("%+v: the board says %q, the partition has epoch %d and phase %d", step, got, part.epoch, part.phase)
-		}
-	}
-}
-
 // The ticket is for those who ask, and a reply tells a record's place to those who want it.
 func TestTicketAndPlaces(t *testing.T) {
 	t.Parallel()
-	c := newClusterWith(t, 73, newBoard().share, "n1")
-	c.agree("n1")
+	c := newClusterWith(t, 73, with(newBoard().share), "n1")
 	user := c.caller()
 	user.put("n1", "key", []byte("value"))
 	ask := func(h wire.Header) reply {
@@ -208,7 +178,6 @@ func TestTicketAndPlaces(t *testing.T) {
 func TestNodeWithoutDirectHasNoTicket(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 74, "n1")
-	c.agree("n1")
 	if r := c.caller().once("n1", wire.Header{Kind: wire.KindShare}, nil); r.header.Status != wire.StatusNotFound {
 		t.Errorf("%v, %v", r.header.Status, r.err)
 	}

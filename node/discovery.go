@@ -8,13 +8,20 @@ import (
 	"time"
 
 	"github.com/dramnode/dramnode"
-	"github.com/dramnode/dramnode/control"
 	"github.com/dramnode/dramnode/gossip"
 )
 
+// A sighting is a process that gossip knows of.
+type sighting struct {
+	incarnation uint64
+	addr        string // to dial
+	gossip      string // where its gossip listens, to be compared with seeds
+	cluster     uint64 // 0: it has no table
+}
+
 const resolveTimeout = 2 * time.Second
 
-// onGossip dials who is new, hangs up on who is neither gossiped nor in the table, and wakes the plane.
+// onGossip dials who is new, hangs up on who is neither gossiped nor in the table.
 func (n *Node) onGossip() {
 	wanted := map[string]bool{}
 	for _, m := range n.gossip.Members() {
@@ -26,7 +33,6 @@ func (n *Node) onGossip() {
 		wanted[m.Addr] = true
 	}
 	n.dial(wanted)
-	n.plane.Hint(0)
 }
 
 // strangers are the members of a cluster that gossip keeps us away from because its settings differ. As
@@ -46,7 +52,7 @@ func (n *Node) strangers() (metas []gossip.Meta) {
 
 // followTable does what a new table asks for outside the data path.
 func (n *Node) followTable() {
-	t := n.plane.Table()
+	t := n.plane.table()
 	err := n.gossip.Update(func(m *gossip.Meta) { m.ClusterID, m.TableVersion = t.ClusterID, t.Version })
 	if err != nil {
 		n.cfg.Log.Error().Err(err).Msg("gossip does not take the table's version")
@@ -55,7 +61,7 @@ func (n *Node) followTable() {
 }
 
 func (n *Node) dial(wanted map[string]bool) {
-	if t := n.plane.Table(); t != nil {
+	if t := n.plane.table(); t != nil {
 		for i := range t.Members {
 			if t.Members[i].Incarnation != n.self.Incarnation {
 				wanted[t.Members[i].Addr] = true
@@ -71,9 +77,9 @@ func (n *Node) dial(wanted map[string]bool) {
 	n.peers.keep(wanted)
 }
 
-func (n *Node) sightings() []control.Sighting {
+func (n *Node) sightings() []sighting {
 	members := n.gossip.Members()
-	sightings := make([]control.Sighting, 0, len(members))
+	sightings := make([]sighting, 0, len(members))
 	for _, m := range members {
 		if !m.Alive {
 			continue
@@ -81,13 +87,10 @@ func (n *Node) sightings() []control.Sighting {
 		if m.Incarnation == n.self.Incarnation {
 			m.GossipAddr = n.gossipAddr()
 		}
-		sightings = append(sightings, control.Sighting{
-			Name: m.Name, Incarnation: m.Incarnation, Addr: m.Addr, Gossip: m.GossipAddr,
-			ClusterID: m.ClusterID, TableVersion: m.TableVersion,
-		})
+		sightings = append(sightings, sighting{m.Incarnation, m.Addr, m.GossipAddr, m.ClusterID})
 	}
 	for _, m := range n.strangers() {
-		sightings = append(sightings, control.Sighting{Name: m.Name, Incarnation: m.Incarnation, Addr: m.Addr, ClusterID: m.ClusterID})
+		sightings = append(sightings, sighting{incarnation: m.Incarnation, addr: m.Addr, cluster: m.ClusterID})
 	}
 	return sightings
 }

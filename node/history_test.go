@@ -125,7 +125,6 @@ func TestLinearizable(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	c := newCluster(t, seed, "n1", "n2", "n3")
-	c.agree("n1", "n2", "n3")
 	nodes := newPool("n1", "n2", "n3")
 	began := time.Now()
 	var historians []*historian

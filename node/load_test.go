@@ -156,11 +156,11 @@ func (l *load) stop(through string) {
 }
 
 func TestJoinAndLeaveUnderLoad(t *testing.T) {
-	eachKind(t, testJoinAndLeaveUnderLoad)
+	eachCount(t, testJoinAndLeaveUnderLoad)
 }
 
-func testJoinAndLeaveUnderLoad(t *testing.T, k kind) {
-	c := k.cluster(t, 21, nil, "n1", "n2")
+func testJoinAndLeaveUnderLoad(t *testing.T, copies func(*Config)) {
+	c := newClusterWith(t, 21, with(copies), "n1", "n2")
 	s := c.stock("n1", 300, 2000)
 	before := c.nodes["n1"].Table()
 	user := c.caller()
@@ -178,7 +178,7 @@ func testJoinAndLeaveUnderLoad(t *testing.T, k kind) {
 	c.start("n3", proc.Address(t, nil))
 	c.ready("n1", "n2", "n3")
 	l.nodes.set("n1", "n2", "n3")
-	c.nodes["n1"].stop() // the publisher
+	c.nodes["n1"].stop()
 	<-c.nodes["n1"].done
 	l.nodes.set("n2", "n3")
 	if err := c.nodes["n1"].err; err != nil {

@@ -19,7 +19,6 @@ import (
 
 	"github.com/dramnode/dramnode"
 	"github.com/dramnode/dramnode/control"
-	"github.com/dramnode/dramnode/control/member"
 	"github.com/dramnode/dramnode/control/state"
 	"github.com/dramnode/dramnode/gossip"
 	"github.com/dramnode/dramnode/router"
@@ -30,13 +29,10 @@ import (
 var (
 	errNoTable    = fmt.Errorf("%w: this node has no table yet", dramnode.ErrUnavailable)
 	errNotServing = fmt.Errorf("%w: the partition is changing hands", dramnode.ErrUnavailable)
-	errNotQuorate = fmt.Errorf("%w: this node has lost touch with most members", dramnode.ErrNoQuorum)
 )
 
 const (
 	maxWorkers     = 256 // requests that run on goroutines
-	sweepInterval  = 100 * time.Millisecond
-	sweepBudget    = 4096 // entries expired per sweep
 	leaveInterval  = 200 * time.Millisecond
 	networkTimeout = 10 * time.Second
 )
@@ -45,39 +41,31 @@ const (
 type Node struct {
 	cfg     Config
 	self    control.Member
-	started time.Time // origin of the clock for ttl and deadlines
+	started time.Time
 
-	network transport.Network
-	regions []transport.Region
-	shared  transport.SharedRegion // that of the store, with Config.Direct; nil without
-	store   *storage.Store
-	scratch *scratch
-	peers   *peers
-	plane   plane
-	gossip  *gossip.Gossip
-	http    net.Listener
-	janitor *janitor
-
-	// Of a node whose partitions have one copy.
-	publisher *control.Publisher // the plane
-
-	// Of a node whose partitions have several.
-	member   *member.Member // in the plane
+	network  transport.Network
+	regions  []transport.Region
+	shared   transport.SharedRegion // that of the store, with Config.Direct; nil without
+	store    *storage.Store
+	scratch  *scratch
+	peers    *peers
+	plane    *plane
 	replicas *replicas
+	gossip   *gossip.Gossip
+	http     net.Listener
+	janitor  *janitor
 
 	view    atomic.Pointer[router.View]
 	version atomic.Uint64 // of the table in view
-	parts   []part
 	leaving atomic.Bool
 
-	context context.Context // ends when Run is over; moves and workers hang on it
+	context context.Context // ends when Run is over; workers hang on it
 	cancel  context.CancelFunc
 	work    sync.WaitGroup
 	workers chan struct{}
 
-	parkedCount atomic.Int64
-	forwarded   atomic.Uint64
-	counters    counters
+	forwarded atomic.Uint64
+	counters  counters
 }
 
 // New returns a node that listens but does nothing before Run.
@@ -88,11 +76,10 @@ func New(cfg Config) (*Node, error) {
 	}
 	n := &Node{
 		cfg: cfg, started: time.Now(), janitor: newJanitor(), workers: make(chan struct{}, maxWorkers),
-		parts: make([]part, cfg.Settings.Count()),
-		self:  control.Member{Name: cfg.Name, Incarnation: newID(), Addr: cfg.Advertise, Zone: cfg.Zone},
+		self: control.Member{Name: cfg.Name, Incarnation: newID(), Addr: cfg.Advertise, Zone: cfg.Zone},
 	}
 	n.context, n.cancel = context.WithCancel(context.Background())
-	n.peers = newPeers(func() { n.plane.Hint(0) })
+	n.peers = newPeers()
 	if err := n.open(); err != nil {
 		n.close()
 		return nil, err
@@ -118,16 +105,14 @@ func (n *Node) open() (err error) {
 	if _, port, _ := net.SplitHostPort(n.self.Addr); port == "0" {
 		n.self.Addr = n.network.Addr()
 	}
-	if err := n.openPlane(); err != nil {
+	if n.plane, err = newPlane(n); err != nil {
 		return err
 	}
 	if err := n.openMemory(); err != nil {
 		return err
 	}
-	if n.member != nil {
-		if n.replicas, err = newReplicas(n); err != nil {
-			return err
-		}
+	if n.replicas, err = newReplicas(n); err != nil {
+		return err
 	}
 	if n.gossip, err = gossip.New(n.gossipConfig()); err != nil {
 		return err
@@ -140,19 +125,8 @@ func (n *Node) open() (err error) {
 	return nil
 }
 
-func (n *Node) openPlane() (err error) {
-	if n.cfg.Replicas < 2 {
-		n.publisher, err = control.NewPublisher(n.publisherConfig())
-		n.plane = n.publisher
-		return err
-	}
-	p, err := newMemberPlane(n)
-	n.plane, n.member = p, p.member
-	return err
-}
-
 func (n *Node) openMemory() error {
-	c := storage.Config{Partitions: len(n.parts), MaxValueBytes: n.cfg.MaxValueBytes, Eviction: n.cfg.Eviction}
+	c := storage.Config{Partitions: n.cfg.Settings.Count(), MaxValueBytes: n.cfg.MaxValueBytes, Eviction: n.cfg.Eviction}
 	if err := n.openArena(&c); err != nil {
 		return fmt.Errorf("memory of %d bytes: %w", n.cfg.MemoryBytes, err)
 	}
@@ -185,15 +159,6 @@ func (n *Node) openArena(c *storage.Config) error {
 	return nil
 }
 
-func (n *Node) publisherConfig() control.PublisherConfig {
-	c := control.PublisherConfig{
-		Self: n.self, Settings: n.cfg.Settings, MaxValue: uint32(n.cfg.MaxValueBytes), Limits: n.cfg.Limits,
-		Alone: len(n.cfg.Join) == 0, Founders: n.founders, Peers: n.peers, Sightings: n.sightings,
-		OnTable: n.onTable, NewID: newID, Now: time.Now, Log: n.cfg.Log,
-	}
-	return c
-}
-
 func (n *Node) gossipConfig() gossip.Config {
 	return gossip.Config{
 		Meta: gossip.Meta{
@@ -205,18 +170,8 @@ func (n *Node) gossipConfig() gossip.Config {
 	}
 }
 
-// now is this node's clock for ttl, in nanoseconds, never 0: the time since New, or where replicas hand
-// entries from node to node and leases go by it, the boot clock.
-func (n *Node) now() int64 {
-	if n.member != nil {
-		return int64(n.boot())
-	}
-	return n.at(time.Now())
-}
-
+// boot is this node's clock for leases and lives: it goes on while the machine is suspended.
 func (n *Node) boot() time.Duration { return n.cfg.Boot() }
-
-func (n *Node) at(t time.Time) int64 { return int64(t.Sub(n.started)) + 1 }
 
 // Run serves until ctx ends, then gives the partitions away and leaves. It returns nil after a complete
 // leave, control.ErrRetired when the cluster declared this incarnation lost, or what else ended it.
@@ -226,12 +181,11 @@ func (n *Node) Run(ctx context.Context) error {
 	network := services.start(n.network.Run)
 	janitor := services.start(func(ctx context.Context) error { n.janitor.run(ctx); return nil })
 	gossiping := services.start(n.gossip.Run)
-	sweeping := services.start(func(ctx context.Context) error { n.sweep(ctx); return nil })
 	vouching := services.start(func(ctx context.Context) error { n.vouch(ctx); return nil })
 	admin := services.start(n.serveHTTP)
 	plane := services.start(n.runPlane)
 	faces := services.start(n.runFaces)
-	replicas := services.start(n.runReplicas)
+	replicas := services.start(n.replicas.run)
 
 	err := services.wait(ctx)
 	faces.stop() // first, since they hold values' memory
@@ -244,10 +198,9 @@ func (n *Node) Run(ctx context.Context) error {
 	replicas.stop()
 	gossiping.stop()
 	admin.stop()
-	sweeping.stop()
 	vouching.stop()
 	n.cancel()
-	n.retire()
+	n.replicas.retire()
 	janitor.stop()
 	network.stop()
 	n.work.Wait()
@@ -261,18 +214,10 @@ func (n *Node) Run(ctx context.Context) error {
 func (n *Node) runPlane(ctx context.Context) error {
 	select {
 	case <-n.gossip.Ready():
-		return n.plane.Run(ctx)
+		return n.plane.run(ctx)
 	case <-ctx.Done():
 		return nil
 	}
-}
-
-func (n *Node) runReplicas(ctx context.Context) error {
-	if n.replicas != nil {
-		return n.replicas.run(ctx)
-	}
-	<-ctx.Done()
-	return nil
 }
 
 func (n *Node) runFaces(ctx context.Context) error {
@@ -291,7 +236,7 @@ func (n *Node) leave(plane *service) error {
 	ctx, cancel := context.WithTimeout(n.context, n.cfg.DrainTimeout)
 	defer cancel()
 	for n.someoneStays() {
-		if err := n.plane.Leave(ctx); err != nil {
+		if err := n.plane.leave(); err != nil {
 			n.cfg.Log.Debug().Err(err).Msg("leaving is not heard")
 		}
 		t := time.NewTimer(leaveInterval)
@@ -314,14 +259,14 @@ func (n *Node) leave(plane *service) error {
 // someoneStays reports whether another member could take our partitions. Where all of them have copies elsewhere
 // that member must be in contact, since then no harm is done by leaving without its help.
 func (n *Node) someoneStays() bool {
-	t := n.plane.Table()
+	t := n.plane.table()
 	if t == nil || t.Index(n.self.Incarnation) == control.None {
 		return false
 	}
 	sole, _ := n.holds(t)
 	for i := range t.Members {
 		m := &t.Members[i]
-		if m.Incarnation != n.self.Incarnation && !m.Leaving && (sole > 0 || n.member == nil || n.peers.Contact(m.Incarnation)) {
+		if m.Incarnation != n.self.Incarnation && !m.Leaving && (sole > 0 || n.peers.Contact(m.Incarnation)) {
 			return true
 		}
 	}
@@ -343,7 +288,7 @@ func (n *Node) holds(t *control.Table) (sole, shared int) {
 }
 
 func (n *Node) owned() int {
-	t := n.plane.Table()
+	t := n.plane.table()
 	if t == nil {
 		return 0
 	}
@@ -356,7 +301,7 @@ func (n *Node) owned() int {
 // undrained says what was not given away in time.
 func (n *Node) undrained() error {
 	sole, shared := 0, 0
-	if t := n.plane.Table(); t != nil {
+	if t := n.plane.table(); t != nil {
 		sole, shared = n.holds(t)
 	}
 	switch {
@@ -366,20 +311,6 @@ func (n *Node) undrained() error {
 		return fmt.Errorf("%w: %d partitions have one copy less, which was not made elsewhere within %v", dramnode.ErrDegraded, shared, n.cfg.DrainTimeout)
 	}
 	return fmt.Errorf("%w: the others did not hear within %v that this node leaves", dramnode.ErrUnavailable, n.cfg.DrainTimeout)
-}
-
-// retire stops serving: nothing new starts, and what waits for a move is answered.
-func (n *Node) retire() {
-	if n.replicas != nil {
-		n.replicas.retire()
-	}
-	for p := range n.parts {
-		part := &n.parts[p]
-		part.mu.Lock()
-		n.becomeLocked(uint16(p), 0, serving)
-		n.endMoveLocked(uint16(p))
-		part.mu.Unlock()
-	}
 }
 
 func (n *Node) close() {
@@ -395,20 +326,6 @@ func (n *Node) close() {
 	for _, r := range n.regions {
 		if err := r.Close(); err != nil {
 			n.cfg.Log.Warn().Err(err).Msg("memory not released")
-		}
-	}
-}
-
-// sweep frees expired entries.
-func (n *Node) sweep(ctx context.Context) {
-	ticker := time.NewTicker(sweepInterval)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-			n.store.Expire(n.now(), sweepBudget)
 		}
 	}
 }

@@ -15,11 +15,8 @@ func value(key string, n int) []byte {
 }
 
 func TestAnyNodeServesAnyKey(t *testing.T) {
-	eachKind(t, testAnyNodeServesAnyKey)
-}
-
-func testAnyNodeServesAnyKey(t *testing.T, k kind) {
-	c := k.cluster(t, 1, nil, "n1", "n2", "n3")
+	t.Parallel()
+	c := newCluster(t, 1, "n1", "n2", "n3")
 	user := c.caller()
 	sizes := []int{0, 1, 64, 4096, 5000, 100_000, 3 << 20}
 	key := func(i int) string { return fmt.Sprintf("key-%d", i) }
@@ -43,7 +40,6 @@ func testAnyNodeServesAnyKey(t *testing.T, k kind) {
 func TestJoinAndLeaveKeepEveryEntry(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 2, "n1")
-	c.agree("n1")
 	user := c.caller()
 	key := func(i int) string { return fmt.Sprintf("key-%d", i) }
 	const keys = 500
@@ -61,14 +57,14 @@ func TestJoinAndLeaveKeepEveryEntry(t *testing.T) {
 	}
 	c.start("n2", proc.Address(t, nil))
 	c.start("n3", proc.Address(t, nil))
-	c.agree("n1", "n2", "n3")
+	c.ready("n1", "n2", "n3")
 	check("n2")
 	c.nodes["n1"].stop()
 	<-c.nodes["n1"].done
 	if err := c.nodes["n1"].err; err != nil {
 		t.Fatalf("n1 left with %v", err)
 	}
-	c.agree("n2", "n3")
+	c.ready("n2", "n3")
 	check("n3")
 	for _, n := range []string{"n2", "n3"} {
 		if l := c.nodes[n].Info().Losses; l != 0 {
@@ -81,7 +77,6 @@ func TestJoinAndLeaveKeepEveryEntry(t *testing.T) {
 func TestPortTaken(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 76, "n1")
-	c.agree("n1")
 	taken := c.start("n2", c.seeds[0]) // the only seed is this address: free, it would found
 	<-taken.done
 	if taken.err == nil || taken.Table() != nil {

@@ -2,7 +2,6 @@ package node
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"sync"
 	"time"
@@ -21,11 +20,10 @@ type peers struct {
 	network  transport.Network
 	links    map[string]transport.Link // by address
 	contacts map[uint64]transport.Link // open links, by the incarnation at the other end
-	onChange func()                    // called without lock after a link opened or went down
 }
 
-func newPeers(onChange func()) *peers {
-	return &peers{links: map[string]transport.Link{}, contacts: map[uint64]transport.Link{}, onChange: onChange}
+func newPeers() *peers {
+	return &peers{links: map[string]transport.Link{}, contacts: map[uint64]transport.Link{}}
 }
 
 // LinkUp implements transport.Events.
@@ -34,7 +32,6 @@ func (p *peers) LinkUp(l transport.Link, peer transport.Peer) {
 	p.forgetLocked(l)
 	p.contacts[peer.Incarnation] = l
 	p.mu.Unlock()
-	p.onChange()
 }
 
 // LinkDown implements transport.Events.
@@ -42,7 +39,6 @@ func (p *peers) LinkDown(l transport.Link, err error) {
 	p.mu.Lock()
 	p.forgetLocked(l)
 	p.mu.Unlock()
-	p.onChange()
 }
 
 func (p *peers) forgetLocked(l transport.Link) {
@@ -53,7 +49,7 @@ func (p *peers) forgetLocked(l transport.Link) {
 	}
 }
 
-// Contact implements control.Peers.
+// Contact reports whether the process with this incarnation is reachable right now.
 func (p *peers) Contact(incarnation uint64) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -96,21 +92,6 @@ func (p *peers) infos() map[string]transport.LinkInfo {
 		infos[addr] = l.Info()
 	}
 	return infos
-}
-
-// Call implements control.Peers: one control request, waiting for its reply.
-func (p *peers) Call(ctx context.Context, addr string, kind wire.Kind, body []byte) ([]byte, error) {
-	c := &controlCall{peers: p, done: make(chan struct{})}
-	deadline, _ := ctx.Deadline()
-	if err := p.start(c, c, addr, kind, body, deadline); err != nil {
-		return nil, err
-	}
-	select {
-	case <-c.done:
-		return c.reply, c.err
-	case <-ctx.Done():
-		return nil, fmt.Errorf("%w: %s: %w", dramnode.ErrUnavailable, addr, context.Cause(ctx))
-	}
 }
 
 // start sends a control request, which to hears the end of unless start fails.

@@ -9,8 +9,7 @@ import (
 )
 
 // project returns what routers, clients and people see of s. It depends on nothing else, so all nodes show the
-// same at a version; Publisher, which only must be somebody, is the member that joined first. It returns nil
-// when s has no member left.
+// same at a version. It returns nil when s has no member left.
 func project(s *state.State) *control.Table {
 	members := slices.DeleteFunc(slices.Clone(s.Nodes), func(n state.Node) bool { return n.Status == state.Gone })
 	if len(members) == 0 {
@@ -18,7 +17,7 @@ func project(s *state.State) *control.Table {
 	}
 	slices.SortFunc(members, func(a, b state.Node) int { return cmp.Or(cmp.Compare(a.Joined, b.Joined), cmp.Compare(a.Name, b.Name)) })
 	t := &control.Table{
-		ClusterID: s.ClusterID, Version: uint64(s.Era)<<control.EraShift | s.Version, Publisher: uint64(members[0].Incarnation),
+		ClusterID: s.ClusterID, Version: uint64(s.Era)<<control.EraShift | s.Version,
 		MaxValue: s.MaxValue, Replicas: s.Params.Replicas, Settings: s.Settings,
 		Members: make([]control.Member, len(members)), Rows: make([]control.Row, len(s.Rows)),
 	}

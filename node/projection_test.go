@@ -37,7 +37,7 @@ func TestProjection(t *testing.T) {
 	if err := table.Validate(); err != nil {
 		t.Fatal(err)
 	}
-	if table.Version != 2<<40|9 || table.Replicas != 3 || table.Publisher != 30 || table.ClusterID != 7 {
+	if table.Version != 2<<40|9 || table.Replicas != 3 || table.ClusterID != 7 {
 		t.Errorf("%+v", table)
 	}
 	members := []control.Member{

@@ -77,11 +77,11 @@ func (c *caller) mustEveryPage(n *running, kind wire.Kind, start, end string, li
 }
 
 func TestListAndDeleteRange(t *testing.T) {
-	eachKind(t, testListAndDeleteRange)
+	eachCount(t, testListAndDeleteRange)
 }
 
-func testListAndDeleteRange(t *testing.T, k kind) {
-	c := k.cluster(t, 41, nil, "n1", "n2", "n3")
+func testListAndDeleteRange(t *testing.T, copies func(*Config)) {
+	c := newClusterWith(t, 41, with(copies), "n1", "n2", "n3")
 	user := c.caller()
 	var all []string
 	for i := range 250 {
@@ -101,7 +101,7 @@ func testListAndDeleteRange(t *testing.T, k kind) {
 		t.Errorf("between long bounds: %d keys, want those of b", len(keys))
 	}
 	user.expect("n1", wire.Header{Kind: wire.KindList}, wire.AppendListRequest(nil, &wire.ListRequest{Limit: 5, Partitions: []uint64{1 << 62}}), wire.StatusInvalid)
-	everything := wire.AppendListRequest(nil, &wire.ListRequest{Limit: 5, Partitions: []uint64{1<<len(c.nodes["n1"].parts) - 1}})
+	everything := wire.AppendListRequest(nil, &wire.ListRequest{Limit: 5, Partitions: []uint64{1<<len(c.nodes["n1"].replicas.parts) - 1}})
 	user.expect("n1", wire.Header{Kind: wire.KindList}, everything, wire.StatusNotOwner) // others own some of it
 	user.expect("n1", wire.Header{Kind: wire.KindDeleteRange, Ext: putOf("", nil).Ext}, everything, wire.StatusNotOwner)
 
@@ -123,8 +123,7 @@ func testListAndDeleteRange(t *testing.T, k kind) {
 // leaves a key out.
 func TestListWhileMoving(t *testing.T) {
 	t.Parallel()
-	c := newClusterWith(t, 42, func(cfg *Config) { cfg.Limits.MovesPerMember = 2 }, "n1", "n2")
-	c.agree("n1", "n2")
+	c := newCluster(t, 42, "n1", "n2")
 	user := c.caller()
 	var all []string
 	for i := range 300 {
@@ -163,91 +162,9 @@ func TestListWhileMoving(t *testing.T) {
 	user.mustEveryPage(c.nodes["n2"], wire.KindDeleteRange, "kept/", "kept/0200", 1)
 	<-c.nodes["n1"].done
 	l.nodes.set("n2", "n3")
-	c.agree("n2", "n3")
+	c.ready("n2", "n3")
 	if keys, _ := user.mustEveryPage(c.nodes["n3"], wire.KindList, "kept/", "kept0", 1000); !slices.Equal(keys, all[200:]) {
 		t.Errorf("%d keys are left, want 100", len(keys))
 	}
 	l.stop("n2")
-}
-
-// TestListWaitsForAHandover: a list that meets a partition whose next owner may serve already waits for
-// the table's decision, like a read; what the source still has while it is frozen may be listed.
-func TestListWaitsForAHandover(t *testing.T) {
-	t.Parallel()
-	c := newCluster(t, 43, "n1")
-	c.agree("n1")
-	user := c.caller()
-	user.put("n1", "kept", []byte("value"))
-	n := c.nodes["n1"].Node
-	p := uint16(n.view.Load().Partition([]byte("kept")))
-	part := &n.parts[p]
-	set := func(ph phase) {
-		part.mu.Lock()
-		defer part.mu.Unlock()
-		part.phase = ph
-	}
-	send := func(kind wire.Kind, budget time.Duration) *oneCall {
-		h := wire.Header{Kind: kind, BudgetMicros: budgetOf(budget)}
-		if kind == wire.KindDeleteRange {
-			h.Ext = wire.AppendWriteExt(nil, wire.WriteExt{Client: 1})
-		}
-		o := &oneCall{place: user.memory, done: make(chan reply, 1)}
-		o.Header, o.Completer = wire.AppendHeader(nil, &h), o
-		o.Body.Bytes = wire.AppendListRequest(nil, &wire.ListRequest{Limit: 10})
-		user.links["n1"].Call(&o.Call)
-		return o
-	}
-	expect := func(o *oneCall, want wire.Status) reply {
-		t.Helper()
-		r := <-o.done
-		if r.err != nil || r.header.Status != want {
-			t.Fatalf("%v, %v: %s; want %v", r.header.Status, r.err, r.body, want)
-		}
-		return r
-	}
-	parked := func(want int64) {
-		t.Helper()
-		c.wait(fmt.Sprintf("%d requests to wait", want), func() bool { return n.Info().Parked == want })
-	}
-	listed := func(r reply) {
-		t.Helper()
-		if page, err := wire.ParseListReply(r.body, nil); err != nil || len(page.Entries) != 1 || string(page.Entries[0].Key) != "kept" {
-			t.Errorf("page %+v, %v", page, err)
-		}
-	}
-
-	set(frozen)
-	listed(expect(send(wire.KindList, eventually), wire.StatusOK))
-	set(handover)
-	patient, hasty := send(wire.KindList, eventually), send(wire.KindList, time.Microsecond)
-	parked(2)
-	calledOff := func() {
-		part.mu.Lock()
-		defer part.mu.Unlock()
-		n.endMoveLocked(p)
-	}
-	calledOff()
-	listed(expect(patient, wire.StatusOK))
-	expect(hasty, wire.StatusUnavailable) // nobody waits for it any more
-	set(frozen)
-	deletes := send(wire.KindDeleteRange, eventually) // a write
-	parked(1)
-	calledOff()
-	if r := expect(deletes, wire.StatusOK); r.ext.Size != 1 {
-		t.Errorf("%d keys deleted, want 1", r.ext.Size)
-	}
-
-	set(handover)
-	gone := send(wire.KindList, eventually)
-	parked(1)
-	part.mu.Lock()
-	epoch := part.epoch
-	part.epoch = 0 // as turn does when the table names another owner
-	n.endMoveLocked(p)
-	part.mu.Unlock()
-	expect(gone, wire.StatusNotOwner)
-	part.mu.Lock()
-	part.epoch = epoch
-	part.mu.Unlock()
-	parked(0)
 }

@@ -14,25 +14,18 @@ import (
 	"github.com/dramnode/dramnode/replica"
 	"github.com/dramnode/dramnode/replica/arena"
 	"github.com/dramnode/dramnode/ring"
+	"github.com/dramnode/dramnode/storage"
 	"github.com/dramnode/dramnode/wire"
 )
 
-// A controller is what replicas need of the control plane.
-type controller interface {
-	// Until is the end of this node's lease on the boot clock. It is extended only after adopt has returned for the table
-	// that came with it.
-	Until() time.Duration
-
-	// Ask passes a wish on; it may get lost.
-	Ask(leader.Ask) error
-}
-
 const (
-	replicaTick  = 5 * time.Millisecond // of partitions in which something is under way
-	replicaIdle  = time.Second          // of the others
-	keepRemoved  = 30 * time.Second     // a replica that was dropped may be wanted again, as a base
-	stepAnswers  = 4                    // of a step to requests, as a rule
-	answerInline = 512                  // bytes of a list that may travel in a transport's reply
+	replicaTick  = 5 * time.Millisecond   // of partitions in which something is under way
+	replicaIdle  = time.Second            // of the others
+	replicaBatch = 100 * time.Millisecond // they are looked for, while all are idle
+	idleLooks    = 40                     // in a row that find nothing under way, before looks become rarer
+	keepRemoved  = 30 * time.Second       // a replica that was dropped may be wanted again, as a base
+	stepAnswers  = 4                      // of a step to requests, as a rule
+	answerInline = 512                    // bytes of a list that may travel in a transport's reply
 )
 
 // replicas are this node's replicas of all partitions. Each is a state machine that is stepped under its lock by whoever
@@ -41,12 +34,15 @@ const (
 // it, since a caller in this process may go on from there with the same partition.
 type replicas struct {
 	n       *Node
-	control controller
 	shared  replica.Node
 	parts   []replicaPart
-	due     []atomic.Int64 // when Tick of each is to be called next, on the boot clock: together, since run looks at all of them often
+	due     []atomic.Int64 // when Tick of each is to be called next, on the boot clock, 0: soon. Together, since run looks at all of them often
+	timer   *time.Timer    // run's; who finds it resting sets it
+	resting atomic.Bool    // run takes all partitions for idle
 	table   atomic.Pointer[addresses]
-	coarse  atomic.Int64 // a recent reading of the boot clock, for what is not about leases
+	retired atomic.Bool
+
+	memory fullness
 
 	bulkMu sync.Mutex
 	bulk   map[parcel]struct{} // long values on their way
@@ -72,7 +68,10 @@ type replicaPart struct {
 	waiting map[uint64]waiter // requests under way in the engine, by token
 	gets    bool              // Serves, after the last step
 	dirty   bool              // likewise
-	unused  int64             // since when the entries are of no use; 0: they are
+
+	evictable bool   // Evictable, likewise
+	published uint32 // the epoch that publishLocked told last; 0: none
+	unused    int64  // since when the entries are of no use; 0: they are
 }
 
 // A waiter waits for a reply of the engine: a request, or the part that one partition has in a range.
@@ -88,8 +87,11 @@ type ended struct {
 }
 
 func newReplicas(n *Node) (*replicas, error) {
-	rs := &replicas{n: n, control: n.member, parts: make([]replicaPart, len(n.parts)), due: make([]atomic.Int64, len(n.parts)), bulk: map[parcel]struct{}{}}
-	rs.shared = replica.Node{ID: replica.ID(n.self.Incarnation), Config: replica.Default, Until: func() int64 { return int64(n.member.Until()) }}
+	rs := &replicas{n: n, parts: make([]replicaPart, n.cfg.Settings.Count()), due: make([]atomic.Int64, n.cfg.Settings.Count()), timer: time.NewTimer(0), bulk: map[parcel]struct{}{}}
+	rs.shared = replica.Node{
+		ID: replica.ID(n.self.Incarnation), Config: replica.Default, Full: rs.isFull,
+		Until: func() int64 { return int64(n.plane.member.Until()) },
+	}
 	rs.shared.Config.MinSync = max(1, n.cfg.MinSync)
 	// A backup that is only slow must not be left out sooner than one that is dead: each that is brings its partitions closer
 	// to a single copy, and a machine with much to do lets all of them be slow at once.
@@ -109,8 +111,8 @@ func newReplicas(n *Node) (*replicas, error) {
 
 func (rs *replicas) now() int64 { return int64(rs.n.boot()) }
 
-// adopt hands every partition its row. It returns when all have it.
-func (rs *replicas) adopt(_, t *state.State) {
+// adopt hands every partition whose row is new, since the table old, that row. It returns when all have it.
+func (rs *replicas) adopt(old, t *state.State) {
 	a := &addresses{cluster: t.ClusterID, era: t.Era, of: make(map[replica.ID]string, len(t.Nodes))}
 	for i := range t.Nodes {
 		a.of[t.Nodes[i].Incarnation] = t.Nodes[i].Addr
@@ -118,6 +120,9 @@ func (rs *replicas) adopt(_, t *state.State) {
 	rs.table.Store(a)
 	for p := range t.Rows {
 		row := &t.Rows[p]
+		if old != nil && old.Era == t.Era && old.Rows[p].Modified == row.Modified {
+			continue
+		}
 		rs.step(&rs.parts[p], func(part *replicaPart, now int64) { part.engine.Adopt(now, row, &part.effects) })
 	}
 }
@@ -135,6 +140,7 @@ func (rs *replicas) step(part *replicaPart, do func(part *replicaPart, now int64
 // effectsLocked sends and asks what the last step wants, and appends to all what is to be answered once the lock is free. in
 // is the message that was stepped, if it was one: the first short answer to it is left to the caller.
 func (rs *replicas) effectsLocked(part *replicaPart, in *incoming, all []ended) []ended {
+	rs.publishLocked(part)
 	out := &part.effects
 	for i := range out.Replies {
 		if e, ok := rs.endedLocked(part, &out.Replies[i]); ok {
@@ -152,8 +158,15 @@ func (rs *replicas) effectsLocked(part *replicaPart, in *incoming, all []ended) 
 	out.Reset()
 	part.store.Settle()
 	part.gets, part.dirty = part.engine.Serves()
+	if rs.n.cfg.Eviction != storage.EvictNone && part.engine.Evictable() != part.evictable {
+		part.evictable = !part.evictable
+		part.store.Evictable(part.evictable)
+	}
 	if part.engine.Busy() {
 		rs.due[part.number].Store(0)
+		if rs.resting.Load() && rs.resting.CompareAndSwap(true, false) {
+			rs.timer.Reset(replicaTick)
+		}
 	}
 	return all
 }
@@ -175,29 +188,47 @@ var askKinds = map[replica.AskKind]leader.AskKind{
 
 // ask passes on what the engine wants of the control plane. What is lost it asks again.
 func (rs *replicas) ask(p uint16, a replica.Ask) {
-	_ = rs.control.Ask(leader.Ask{
+	_ = rs.n.plane.member.Ask(leader.Ask{
 		Kind: askKinds[a.Kind], From: rs.shared.ID, Partition: ring.Partition(p), Epoch: a.Epoch, Peer: a.Peer, AssignID: a.Assign,
 	})
 }
 
-// run lets time pass for the partitions until ctx ends.
+// run lets time pass for the partitions until ctx ends: often while something is under way in one of them, and not
+// much longer.
 func (rs *replicas) run(ctx context.Context) error {
-	ticker := time.NewTicker(replicaTick)
-	defer ticker.Stop()
-	for {
+	defer rs.timer.Stop()
+	for idle := 0; ; {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-ticker.C:
+		case <-rs.timer.C:
 		}
-		now := rs.now()
-		rs.coarse.Store(now)
-		for p := range rs.due {
-			if rs.due[p].Load() <= now {
-				rs.tick(&rs.parts[p])
+		// The timer and the flag come before the look: who makes a partition busy after it finds the flag.
+		pause := replicaTick
+		if rest := idle >= idleLooks; rest {
+			pause = replicaBatch
+			rs.resting.Store(true)
+		}
+		rs.timer.Reset(pause)
+		if idle++; rs.look() {
+			idle = 0
+			if rs.resting.CompareAndSwap(true, false) {
+				rs.timer.Reset(replicaTick)
 			}
 		}
 	}
+}
+
+// look calls Tick of the partitions that are due, and reports whether something is under way in any.
+func (rs *replicas) look() (busy bool) {
+	now := rs.now()
+	for p := range rs.due {
+		if rs.due[p].Load() <= now {
+			rs.tick(&rs.parts[p])
+			busy = busy || rs.due[p].Load() == 0
+		}
+	}
+	return busy
 }
 
 func (rs *replicas) tick(part *replicaPart) {
@@ -239,11 +270,13 @@ func (rs *replicas) usage() (all []group.Usage) {
 
 // retire answers what waits, since nothing will be stepped any more.
 func (rs *replicas) retire() {
+	rs.retired.Store(true)
 	for p := range rs.parts {
 		part := &rs.parts[p]
 		part.mu.Lock()
 		waiting := part.waiting
 		part.waiting, part.gets = map[uint64]waiter{}, false
+		rs.publishLocked(part)
 		part.mu.Unlock()
 		for _, w := range waiting {
 			err := fmt.Errorf("%w: this node is leaving", dramnode.ErrUnknownOutcome)

@@ -71,7 +71,11 @@ var carriers = sync.Pool{New: func() any { return new(carrier) }}
 // sendLocked sends m, or loses it.
 func (rs *replicas) sendLocked(part *replicaPart, m *replica.Message) {
 	table := rs.table.Load()
-	link, err := rs.n.peers.link(table.of[m.To])
+	addr, ok := table.of[m.To]
+	if !ok {
+		return
+	}
+	link, err := rs.n.peers.link(addr)
 	if err != nil {
 		return
 	}
@@ -79,10 +83,10 @@ func (rs *replicas) sendLocked(part *replicaPart, m *replica.Message) {
 	c.rs, c.part, c.bodyHeld, c.ended = rs, part, false, false
 	list, ok := c.load(m)
 	if !ok {
-		rs.arrive(c.parcel)
 		c.recycle()
 		return
 	}
+	m.Used = rs.used()
 	c.call.Header = m.AppendHeader(c.header[:0], replica.Envelope{Cluster: table.cluster, Era: table.era, Partition: part.number}, list)
 	c.call.Timeout, c.call.Completer = messageTimeout, c
 	link.Call(&c.call)
@@ -178,6 +182,7 @@ func (rs *replicas) answered(part *replicaPart, header, body []byte) {
 		rs.n.cfg.Log.Debug().Err(err).Msg("answer of another replica not understood")
 		return
 	}
+	rs.heard(&m)
 	rs.step(part, func(part *replicaPart, now int64) { part.engine.Step(now, &m, &part.effects) })
 }
 
@@ -206,6 +211,7 @@ func (in *incoming) answer(rs *replicas, part *replicaPart, m *replica.Message) 
 		return false
 	}
 	table := rs.table.Load()
+	m.Used = rs.used()
 	in.header = m.AppendHeader(in.room, replica.Envelope{Cluster: table.cluster, Era: table.era, Partition: part.number}, list)
 	in.list = list
 	return true
@@ -231,8 +237,12 @@ func (rs *replicas) placeMessage(r *request, bytes int) (storage.Reservation, er
 
 var errOtherLife = fmt.Errorf("%w: a message for another process or cluster", dramnode.ErrUnavailable)
 
-// reserve makes room for the value that m carries. What may be refused leaves some room to what may not.
+// reserve makes room for the value that m carries. What may be refused leaves some room to what may not, and what a learner
+// is sent to catch up leaves room for new values.
 func (rs *replicas) reserve(part *replicaPart, m *replica.Message) (storage.Reservation, error) {
+	if m.Kind == replica.Fill && rs.used() > learnPercent {
+		return storage.Reservation{}, fmt.Errorf("%w: no more copies: this node is %d %% full", dramnode.ErrNoMemory, rs.used())
+	}
 	return part.store.Reserve(len(m.Key), int(m.Carried().Value.Bytes), !refusable(m))
 }
 
@@ -300,6 +310,7 @@ func (rs *replicas) refuseValue(r *request, cause error) bool {
 }
 
 func (rs *replicas) receive(part *replicaPart, r *request, m *replica.Message) {
+	rs.heard(m)
 	in := incoming{m: *m}
 	if r.from != nil {
 		in.room = r.from.Scratch[:0]

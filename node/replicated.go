@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"math"
 	"sync"
 
 	"github.com/dramnode/dramnode"
@@ -45,29 +44,37 @@ func (rs *replicas) get(part *replicaPart, r *request) {
 	part.mu.RLock()
 	if !part.gets && !(stale && part.engine.Holds()) {
 		part.mu.RUnlock()
-		rs.submit(part, r, replica.Request{Kind: wire.KindGet, Key: bytes.Clone(r.h.Key)})
+		rs.submit(part, r, replica.Request{Kind: wire.KindGet, Key: r.h.Key})
 		return
 	}
-	v, found, staged := part.store.Read(r.room(), r.h.Key, rs.coarse.Load())
-	row := part.engine.Row()
-	certain := stale || part.engine.Confirm(rs.now(), row.Epoch)
+	v, found, staged := part.store.Read(r.room(), r.h.Key, 0) // whether it is overdue says the clock that is read after it
+	if !part.dirty {
+		// A backup, whose memory is not to be read directly.
+		v.Place = 0
+	}
+	row, now := part.engine.Row(), rs.now()
+	certain := stale || part.engine.Confirm(now, row.Epoch)
 	dirty := staged && !part.dirty
 	part.mu.RUnlock()
+	if !stale && found == storage.Found && v.Deadline != 0 && v.Deadline <= now {
+		found = storage.Overdue
+	}
 	var a answer
 	switch {
 	case !stale && (found == storage.Overdue || dirty):
 		rs.n.store.Release(v.Lease)
-		rs.submit(part, r, replica.Request{Kind: wire.KindGet, Key: bytes.Clone(r.h.Key)})
+		rs.submit(part, r, replica.Request{Kind: wire.KindGet, Key: r.h.Key})
 		return
 	case !certain:
 		rs.n.store.Release(v.Lease)
 		a = failed(errNoLease)
-	case found == storage.Missing && row.LossCount > row.LossAccepted:
+	case found == storage.Missing && row.Unaccepted() > 0:
 		a = failed(errLost(part.number, row))
 	case found != storage.Found:
+		rs.n.store.Release(v.Lease)
 		a = answer{status: wire.StatusNotFound}
 	default:
-		a = rs.n.found(r, e, v, rs.coarse.Load())
+		a = rs.n.found(r, e, v, now)
 	}
 	a.epoch = uint32(row.Epoch)
 	rs.n.reply(r, a)
@@ -76,10 +83,14 @@ func (rs *replicas) get(part *replicaPart, r *request) {
 var errNoLease = fmt.Errorf("%w: this node has no lease", dramnode.ErrNoQuorum)
 
 func errLost(p uint16, row *replica.Row) error {
-	return fmt.Errorf("%w: partition %d lost all copies %d times, and that was accepted %d times", dramnode.ErrPartitionLost, p, row.LossCount, row.LossAccepted)
+	return fmt.Errorf("%w: partition %d lost all copies %d times and perhaps writes %d times, and %d of these were accepted",
+		dramnode.ErrPartitionLost, p, row.LossCount, row.Doubts, row.LossAccepted)
 }
 
-// writeRequest makes the engine's request of r. The key, and a value that came in the message, are copied: the engine keeps them.
+// lendMax is the length up to which a value that came in its message is lent to the engine, to be copied with the locks held.
+const lendMax = 4 << 10
+
+// writeRequest makes the engine's request of r. A short value stays in r, to be lent.
 func (rs *replicas) writeRequest(part *replicaPart, d router.Decision, r *request) (q replica.Request, err error) {
 	e, err := wire.ParseWriteExt(r.h.Ext)
 	if err != nil {
@@ -89,11 +100,11 @@ func (rs *replicas) writeRequest(part *replicaPart, d router.Decision, r *reques
 		return q, errNoCounter
 	}
 	q = replica.Request{
-		Kind: r.h.Kind, Epoch: replica.Epoch(r.h.Epoch), Key: bytes.Clone(r.h.Key),
+		Kind: r.h.Kind, Epoch: replica.Epoch(r.h.Epoch), Key: r.h.Key,
 		Origin:  replica.Origin{Client: e.Client, Counter: e.Counter, FirstUnacked: e.FirstUnacked},
 		IfMatch: r.h.Flags&wire.FlagIfMatch != 0, IfGen: e.IfGeneration, TTL: lifeOf(e.TTLMillis),
 	}
-	if q.Epoch == 0 && r.h.Flags&wire.FlagFence == 0 {
+	if r.h.Flags&wire.FlagFence == 0 {
 		q.Epoch = replica.Epoch(d.Row.Epoch) // of a sender without a table
 	}
 	if r.h.Kind != wire.KindPut {
@@ -102,7 +113,11 @@ func (rs *replicas) writeRequest(part *replicaPart, d router.Decision, r *reques
 	if rs.n.damaged(r) {
 		return q, fmt.Errorf("%w: the value of %q arrived damaged", dramnode.ErrCorrupt, r.h.Key)
 	}
-	if r.value.Bytes == nil && len(r.body) > 0 {
+	if r.value.Bytes == nil && len(r.body) <= lendMax {
+		q.Value = replica.Value{Bytes: uint32(len(r.body)), CRC: r.h.CRC}
+		return q, nil
+	}
+	if r.value.Bytes == nil {
 		if r.value, err = part.store.Reserve(len(r.h.Key), len(r.body), false); err != nil {
 			return q, err
 		}
@@ -117,60 +132,76 @@ var errNoCounter = fmt.Errorf("%w: a write of a client without its number", dram
 
 // lifeOf turns a ttl of the wire into the engine's; 0 is for ever in both.
 func lifeOf(ttlMillis uint64) int64 {
-	const most, milli = math.MaxInt64 / 4, 1_000_000
-	if ttlMillis > most/milli {
-		return most
+	const milli = 1_000_000
+	if ttlMillis > replica.MaxTTL/milli {
+		return replica.MaxTTL
 	}
 	return int64(ttlMillis) * milli
 }
 
-// submit has the engine do q. Its answer comes at once, or later from another step.
+// submit has the engine do q, whose value is r's body unless it has a blob. Its answer comes at once, or later from another step: then r,
+// which may be on its caller's stack, is copied.
 func (rs *replicas) submit(part *replicaPart, r *request, q replica.Request) {
-	var room [stepAnswers]ended
-	kept := new(request) // r itself may be on its caller's stack
-	*kept = *r
+	var a answer
 	part.mu.Lock()
 	part.token++
 	q.Token = part.token
-	part.waiting[q.Token] = waiter{r: kept}
-	part.engine.Do(rs.now(), q, &part.effects)
-	all := rs.effectsLocked(part, nil, room[:0])
-	if _, ok := part.waiting[q.Token]; ok {
-		kept.detach()
+	if q.Kind == wire.KindPut && q.Value.Blob == 0 {
+		q.Value.Blob = replica.Blob(part.store.Lend(r.body))
 	}
+	part.engine.Do(rs.now(), q, &part.effects)
+	own := part.effects.TakeReply(q.Token)
+	if own != nil {
+		a = rs.answerLocked(part, waiter{r: r}, own)
+	} else {
+		kept := new(request)
+		*kept = *r
+		kept.body = nil // the engine has copied it
+		kept.detach()
+		part.waiting[q.Token] = waiter{r: kept}
+	}
+	all := rs.effectsLocked(part, nil, nil) // other answers are rare here
 	part.mu.Unlock()
+	if own != nil {
+		rs.n.reply(r, a)
+	}
 	rs.give(all)
 }
 
-// endedLocked takes the request that the engine replies to, with its answer. What was observed counts only if the lease and
-// the epoch hold on a clock that is read now.
+// endedLocked takes the request that waits for a reply of the engine, with its answer.
 func (rs *replicas) endedLocked(part *replicaPart, reply *replica.Reply) (e ended, ok bool) {
 	w, ok := part.waiting[reply.Token]
 	if !ok {
 		return e, false // retired
 	}
 	delete(part.waiting, reply.Token)
+	return ended{w, rs.answerLocked(part, w, reply)}, true
+}
+
+// answerLocked makes the answer of a reply. What was observed counts only if the lease and the epoch hold on a clock that is read now.
+func (rs *replicas) answerLocked(part *replicaPart, w waiter, reply *replica.Reply) (a answer) {
 	status := reply.Status
 	if reply.Observed && !part.engine.Confirm(rs.now(), reply.Epoch) {
 		status = reply.Otherwise
 	}
-	e = ended{waiter: w}
 	switch {
 	case status == wire.StatusOK && w.part != nil:
-		e.a = answer{ext: wire.ReplyExt{Generation: reply.Gen, Size: reply.Count}, hasExt: true}
+		a = answer{ext: wire.ReplyExt{Generation: reply.Gen, Size: reply.Count}, hasExt: true}
 	case status == wire.StatusOK && w.r.h.Kind == wire.KindGet:
-		e.a = rs.fetchedLocked(part, w.r, reply)
+		a = rs.fetchedLocked(part, w.r, reply)
 	case status == wire.StatusOK, status == wire.StatusGenerationMismatch:
-		e.a = answer{status: status, ext: wire.ReplyExt{Generation: reply.Gen}, hasExt: true}
+		a = answer{status: status, ext: wire.ReplyExt{Generation: reply.Gen}, hasExt: true}
 	case status == wire.StatusNotFound:
-		e.a = answer{status: status}
+		a = answer{status: status}
 	case status == wire.StatusPartitionLost:
-		e.a = failed(errLost(part.number, part.engine.Row()))
+		a = failed(errLost(part.number, part.engine.Row()))
+	case status == wire.StatusNoMemory:
+		a = failed(rs.noRoom(part.engine.Row()))
 	default:
-		e.a = answer{status: status, body: transport.Body{Bytes: []byte(reasons[status])}}
+		a = answer{status: status, body: transport.Body{Bytes: []byte(reasons[status])}}
 	}
-	e.a.epoch = uint32(reply.Epoch)
-	return e, true
+	a.epoch = uint32(reply.Epoch)
+	return a
 }
 
 // reasons are for people.
@@ -180,7 +211,6 @@ var reasons = map[wire.Status]string{
 	wire.StatusNoQuorum:       errNoLease.Error(),
 	wire.StatusDegraded:       "too few replicas are in sync",
 	wire.StatusBusy:           "too many writes of this partition or client are under way",
-	wire.StatusNoMemory:       "a replica has no room for the value",
 	wire.StatusUnknownOutcome: "the partition's configuration changed while the write was under way",
 }
 
@@ -195,7 +225,7 @@ func (rs *replicas) fetchedLocked(part *replicaPart, r *request, reply *replica.
 		Info:  storage.Info{Generation: reply.Gen, ValueBytes: int(reply.Value.Bytes), CRC: reply.Value.CRC, Deadline: reply.Deadline},
 		Bytes: part.store.Bytes(blob), Lease: part.store.Lease(blob),
 	}
-	return rs.n.found(r, e, v, rs.coarse.Load())
+	return rs.n.found(r, e, v, rs.now())
 }
 
 // A rangeJob is a delete of a range of keys in all the partitions that this node is asked for.
@@ -297,8 +327,7 @@ func (rs *replicas) refusedRange(p uint16, err error) answer {
 }
 
 // epochs fills in the epochs in which this node, as their primary, serves the partitions of the set right now, or
-// returns the first that it does not serve, and why.
-// One that has lost entries, which was not accepted yet, is named only if it is all that is wrong.
+// returns the first that it does not serve, and why. One that has lost entries, which was not accepted yet, is named only if it is all that is wrong.
 func (rs *replicas) epochs(set partitionSet, into []replica.Epoch) (p uint16, err error) {
 	for i := range rs.parts {
 		part := &rs.parts[i]
@@ -316,7 +345,7 @@ func (rs *replicas) epochs(set partitionSet, into []replica.Epoch) (p uint16, er
 			return part.number, errNotServing
 		case !leased:
 			return part.number, errNoLease
-		case row.LossCount > row.LossAccepted:
+		case row.Unaccepted() > 0:
 			p, err = part.number, errLost(part.number, row)
 		}
 		into[i] = row.Epoch
@@ -345,7 +374,7 @@ func (rs *replicas) deleteRange(r *request, q *wire.ListRequest, set partitionSe
 	}
 	end := bytes.Clone(q.End)
 	origin := replica.Origin{Client: e.Client, Counter: e.Counter, FirstUnacked: e.FirstUnacked}
-	fence := replica.Epoch(r.h.Epoch) // 0: none
+	fenced, fence := r.h.Flags&wire.FlagFence != 0, replica.Epoch(r.h.Epoch)
 	rs.n.drop(r)
 	r.body = nil
 	job := &rangeJob{rs: rs, r: r, left: 1}
@@ -358,7 +387,7 @@ func (rs *replicas) deleteRange(r *request, q *wire.ListRequest, set partitionSe
 				part.token++
 				part.waiting[part.token] = waiter{part: job}
 				epoch := fence
-				if epoch == 0 {
+				if !fenced {
 					epoch = part.engine.Row().Epoch
 				}
 				part.engine.Do(now, replica.Request{

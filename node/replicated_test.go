@@ -53,8 +53,7 @@ func (c *cluster) contents(name string, p uint16) string {
 
 func TestReplicatedValuesSurvive(t *testing.T) {
 	t.Parallel()
-	c := newClusterWith(t, 31, replicated, "n1", "n2", "n3", "n4")
-	c.settled("n1", "n2", "n3", "n4")
+	c := newClusterWith(t, 31, with(replicated, failover), "n1", "n2", "n3", "n4")
 	s := c.stock("n1", 300, 500)
 	long := c.stock("n2", 8, 300_000)
 	before := c.nodes["n1"].Table()
@@ -86,8 +85,7 @@ func TestReplicatedLinearizable(t *testing.T) {
 	const clients, keys = 6, 150
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
-	c := newClusterWith(t, seed, replicated, "n1", "n2", "n3", "n4")
-	c.settled("n1", "n2", "n3", "n4")
+	c := newClusterWith(t, seed, with(replicated, failover), "n1", "n2", "n3", "n4")
 	nodes := newPool("n1", "n2", "n3", "n4")
 	began, done := time.Now(), make(chan struct{})
 	var historians []*historian
@@ -153,8 +151,7 @@ func TestReplicatedLinearizable(t *testing.T) {
 // TestReplicatedRetry sends each write twice: the second gets the first one's answer.
 func TestReplicatedRetry(t *testing.T) {
 	t.Parallel()
-	c := newClusterWith(t, 32, replicated, "n1", "n2", "n3")
-	c.settled("n1", "n2", "n3")
+	c := newClusterWith(t, 32, with(replicated), "n1", "n2", "n3")
 	user := c.caller()
 	for i := range 50 {
 		key := fmt.Sprintf("twice-%d", i%7)
@@ -177,8 +174,7 @@ func TestReplicatedRetry(t *testing.T) {
 
 func TestReplicatedRanges(t *testing.T) {
 	t.Parallel()
-	c := newClusterWith(t, 33, replicated, "n1", "n2", "n3")
-	c.settled("n1", "n2", "n3")
+	c := newClusterWith(t, 33, with(replicated), "n1", "n2", "n3")
 	s := c.stock("n2", 200, 50)
 	keys, _ := s.user.mustEveryPage(c.nodes["n1"], wire.KindList, "", "", 37)
 	if len(keys) != len(s.generations) {

@@ -82,8 +82,7 @@ func (t tracer) Serve(r *transport.Request) {
 func TestReplicatedPutTakesOneMoreRound(t *testing.T) {
 	t.Parallel()
 	var log trace
-	c := newClusterWith(t, 77, func(cfg *Config) { replicated(cfg); log.open(cfg) }, "n1", "n2", "n3")
-	c.settled("n1", "n2", "n3")
+	c := newClusterWith(t, 77, with(replicated, log.open), "n1", "n2", "n3")
 	user := c.caller()
 	for _, key := range []string{"first", "second", "third", "third"} {
 		c.quiet()

@@ -12,7 +12,6 @@ import (
 
 	"github.com/dramnode/dramnode"
 	"github.com/dramnode/dramnode/control"
-	"github.com/dramnode/dramnode/transport"
 	"github.com/dramnode/dramnode/wire"
 )
 
@@ -52,11 +51,11 @@ func conditional(h wire.Header, g dramnode.Generation) wire.Header {
 
 // TestSemantics asks two nodes, of which one is the owner of the key and one forwards.
 func TestSemantics(t *testing.T) {
-	eachKind(t, testSemantics)
+	eachCount(t, testSemantics)
 }
 
-func testSemantics(t *testing.T, k kind) {
-	c := k.cluster(t, 31, func(cfg *Config) { cfg.MaxValueBytes = 1 << 20 }, "n1", "n2")
+func testSemantics(t *testing.T, copies func(*Config)) {
+	c := newClusterWith(t, 31, with(copies, func(cfg *Config) { cfg.MaxValueBytes = 1 << 20 }), "n1", "n2")
 	for _, node := range []string{"n1", "n2"} {
 		user := c.caller()
 		t.Run("ranges/"+node, func(t *testing.T) { testRanges(t, user, node) })
@@ -200,19 +199,16 @@ func testFence(t *testing.T, c *cluster, user *caller, node string) {
 		key := fmt.Sprintf("fenced-%d", i)
 		user.put(node, key, nil)
 		owner, row := c.owner(node, key)
-		h := wire.Header{Kind: wire.KindGet, Flags: wire.FlagFence, Epoch: row.Epoch, Key: []byte(key)}
+		h := putOf(key, nil) // reads hold by the lease of whoever has a copy, in any epoch
+		h.Flags, h.Epoch = wire.FlagFence, row.Epoch
 		want := wire.StatusNotOwner
 		if owner == node {
 			want = wire.StatusOK
 		}
-		if c.nodes[node].replicas != nil { // reads hold by the lease of whoever has a copy, in any epoch
-			h = putOf(key, nil)
-			h.Flags, h.Epoch = wire.FlagFence, row.Epoch
-		}
 		user.expect(node, h, nil, want)
 		for _, epoch := range []uint32{0, row.Epoch - 1, row.Epoch + 1} {
 			h.Epoch = epoch
-			if owner == node && c.nodes[node].replicas != nil {
+			if owner == node {
 				user.expect(node, h, nil, wire.StatusUnavailable)
 				continue
 			}
@@ -253,7 +249,7 @@ func testGarbage(t *testing.T, user *caller, node string) {
 		user.expect(node, wire.Header{Kind: kind}, large, wire.StatusInvalid)
 		user.expect(node, wire.Header{Kind: kind}, []byte("nonsense"), wire.StatusInvalid)
 	}
-	for _, kind := range []wire.Kind{wire.KindPublish, wire.KindProbe, wire.KindPropose, wire.KindMove} {
+	for _, kind := range []wire.Kind{wire.KindMember, wire.KindReplica} {
 		user.expect(node, wire.Header{Kind: kind}, nil, wire.StatusNotAuthorised)
 		user.expect(node, wire.Header{Kind: kind}, large, wire.StatusNotAuthorised)
 	}
@@ -299,11 +295,8 @@ func testOneWinner(t *testing.T, c *cluster) {
 }
 
 func TestFullMemory(t *testing.T) {
-	eachKind(t, testFullMemory)
-}
-
-func testFullMemory(t *testing.T, k kind) {
-	c := k.cluster(t, 32, func(cfg *Config) { cfg.MemoryBytes, cfg.MaxValueBytes = 6<<20, 1<<20 }, "n1")
+	t.Parallel()
+	c := newClusterWith(t, 32, with(func(cfg *Config) { cfg.MemoryBytes, cfg.MaxValueBytes = 6<<20, 1<<20 }), "n1")
 	user := c.caller()
 	body := value("x", 300_000)
 	stored := 0
@@ -333,81 +326,5 @@ func testFullMemory(t *testing.T, k kind) {
 	}
 	if m := c.nodes["n1"].Info().Memory; m.Reserved != 0 || m.Leased != 0 {
 		t.Errorf("at rest %d bytes are reserved and %d leased", m.Reserved, m.Leased)
-	}
-}
-
-// TestParkedRequests freezes a partition by hand and sends it more writes than may wait.
-func TestParkedRequests(t *testing.T) {
-	t.Parallel()
-	c := newCluster(t, 33, "n1")
-	c.agree("n1")
-	user := c.caller()
-	user.put("n1", "parked", []byte("old"))
-	n := c.nodes["n1"].Node
-	p := uint16(n.view.Load().Partition([]byte("parked")))
-	part := &n.parts[p]
-	part.mu.Lock()
-	part.phase = frozen
-	part.mu.Unlock()
-
-	const beyond = 7
-	calls := make([]*oneCall, parkedPerPart+beyond)
-	const budget = time.Millisecond // of the first
-	late := time.After(2 * budget)
-	for i := range calls {
-		o := &oneCall{done: make(chan reply, 1)}
-		h := putOf("parked", []byte("new"))
-		if i == 0 {
-			h.BudgetMicros = uint32(budget.Microseconds())
-		}
-		o.Header, o.Completer, calls[i] = wire.AppendHeader(nil, &h), o, o
-		o.Body = transport.Body{Bytes: []byte("new")}
-		user.links["n1"].Call(&o.Call)
-	}
-	for i := range beyond { // one connection keeps order, so the last ones found no room
-		if r := <-calls[parkedPerPart+i].done; r.err != nil || r.header.Status != wire.StatusBusy {
-			t.Errorf("write %d beyond the limit: %v, %v", i, r.header.Status, r.err)
-		}
-	}
-	if got, err := user.get("n1", "parked"); err != nil || string(got) != "old" {
-		t.Errorf("a read while frozen: %q, %v", got, err)
-	}
-	if got := n.Info().Parked; got != parkedPerPart {
-		t.Errorf("%d are parked, want %d", got, parkedPerPart)
-	}
-	<-late
-	part.mu.Lock()
-	n.endMoveLocked(p)
-	part.mu.Unlock()
-	for i, o := range calls[:parkedPerPart] {
-		want := wire.StatusOK
-		if i == 0 {
-			want = wire.StatusUnavailable
-		}
-		if r := <-o.done; r.err != nil || r.header.Status != want {
-			t.Fatalf("parked write %d: %v, %v", i, r.header.Status, r.err)
-		}
-	}
-	if got := n.Info().Parked; got != 0 {
-		t.Errorf("%d are parked at the end", got)
-	}
-}
-
-// TestTablesInQuickSuccession orders a partition to be opened twice before the first order was carried
-// out: the second must not empty what was written since.
-func TestTablesInQuickSuccession(t *testing.T) {
-	t.Parallel()
-	c := newCluster(t, 34, "n1")
-	c.agree("n1")
-	n, user := c.nodes["n1"].Node, c.caller()
-	key := "quick"
-	p := uint16(n.view.Load().Partition([]byte(key)))
-	user.put("n1", key, []byte("kept"))
-	n.openEmpty(p)
-	if got, err := user.get("n1", key); err != nil || string(got) != "kept" {
-		t.Errorf("after a late order to open: %q, %v", got, err)
-	}
-	if row := n.Table().Rows[p]; row.Owner == control.None || n.parts[p].epoch != row.Epoch {
-		t.Errorf("epoch %d, row %+v", n.parts[p].epoch, row)
 	}
 }

@@ -16,7 +16,7 @@ import (
 const maxControlBytes = scratchLarge
 
 // A request is one operation on its way through this node: its parsed header, its body, and where the
-// reply goes. It lives on a poller's stack until it must wait, then park copies it to the heap.
+// reply goes. It lives on a poller's stack until it must wait, then it is copied to the heap.
 type request struct {
 	h     wire.Header
 	body  []byte
@@ -28,15 +28,6 @@ type request struct {
 	sum      transport.Sum // of body, when it was placed and the network could
 	received time.Time     // by the network
 	inside   bool          // from a client in this process, so nothing can have been damaged on the way
-}
-
-// now is a time that is exact enough to decide about r: while the poller waits for us, the one at which it
-// took r in, since a reading of the clock per operation would cost as much as finding the key.
-func (r *request) now() time.Time {
-	if r.from != nil {
-		return r.received
-	}
-	return time.Now()
 }
 
 // An answer is what a request ends with.
@@ -117,7 +108,7 @@ func (n *Node) Place(r *transport.Request, bytes int) ([]byte, error) {
 			return b, nil
 		}
 	}
-	if n.replicas == nil || !n.replicas.refuseValue(&req, err) {
+	if !n.replicas.refuseValue(&req, err) {
 		n.reply(&req, failed(err))
 	}
 	return nil, transport.ErrRefused
@@ -125,14 +116,11 @@ func (n *Node) Place(r *transport.Request, bytes int) ([]byte, error) {
 
 func (n *Node) place(req *request, r *transport.Request, bytes int) ([]byte, error) {
 	switch req.h.Kind {
-	case wire.KindPut, wire.KindMove:
-		res, err := n.reserve(req, bytes)
+	case wire.KindPut:
+		res, err := n.replicas.placePut(req, bytes)
 		r.Cookie = res.Token()
 		return res.Bytes, err
 	case wire.KindReplica:
-		if n.replicas == nil {
-			return nil, errNotReplicated
-		}
 		res, err := n.replicas.placeMessage(req, bytes)
 		r.Cookie = res.Token()
 		return res.Bytes, err
@@ -143,22 +131,13 @@ func (n *Node) place(req *request, r *transport.Request, bytes int) ([]byte, err
 		res, err := n.store.ReserveScratch(bytes)
 		r.Cookie = res.Token()
 		return res.Bytes, err
-	case wire.KindPublish, wire.KindPropose, wire.KindProbe, wire.KindMember:
+	case wire.KindMember:
 		if bytes > maxControlBytes {
 			return nil, fmt.Errorf("%w: control request of %d bytes", dramnode.ErrTooLarge, bytes)
 		}
 		return n.scratch.get(bytes)
 	}
 	return nil, fmt.Errorf("%w: a request of kind %d has no body of %d bytes", dramnode.ErrInvalid, req.h.Kind, bytes)
-}
-
-var errNotReplicated = fmt.Errorf("%w: this cluster keeps one copy of each partition", dramnode.ErrInvalid)
-
-func (n *Node) reserve(req *request, bytes int) (storage.Reservation, error) {
-	if n.replicas != nil {
-		return n.replicas.placePut(req, bytes)
-	}
-	return n.store.Reserve(req.h.Key, bytes)
 }
 
 // parse validates what a peer sent. The reply to a request without a readable header carries kind 0
@@ -202,36 +181,26 @@ func (n *Node) Serve(r *transport.Request) {
 	if req.h.BudgetMicros != 0 {
 		req.until = req.received.Add(time.Duration(req.h.BudgetMicros) * time.Microsecond)
 	}
-	if req.h.TableVersion > n.version.Load() {
-		n.plane.Hint(req.h.TableVersion)
-	}
 	switch req.h.Kind {
 	case wire.KindGet, wire.KindPut, wire.KindDelete, wire.KindTouch:
 		n.serveKey(&req)
 		return
 	case wire.KindList, wire.KindDeleteRange:
-		if n.replicas != nil {
-			n.later(&req, n.replicas.serveRange)
-		} else {
-			n.later(&req, n.serveRange)
-		}
-	case wire.KindMove:
-		n.serveMove(&req)
-		return
+		n.later(&req, n.replicas.serveRange)
 	case wire.KindReplica:
-		n.serveReplica(&req)
+		n.replicas.serveMessage(&req)
 		return
 	case wire.KindMember: // leases hang on it: it does not wait for a worker
-		_, err := n.plane.Serve(req.h.Kind, req.body)
+		_, err := n.plane.serve(req.h.Kind, req.body)
 		n.replyBytes(&req, nil, err)
-	case wire.KindTable:
-		n.later(&req, n.serveControl)
 	case wire.KindShare:
 		n.serveShare(&req)
 	case wire.KindInfo:
 		n.later(&req, n.serveInfo)
 	case wire.KindAccept:
 		n.later(&req, n.serveAccept)
+	case wire.KindRecover:
+		n.later(&req, n.serveRecover)
 	default:
 		n.later(&req, n.serveControl)
 	}
@@ -243,7 +212,7 @@ func (n *Node) Serve(r *transport.Request) {
 // onlyNodes are the kinds that a client has no business with.
 func onlyNodes(h *wire.Header) bool {
 	switch h.Kind {
-	case wire.KindPublish, wire.KindProbe, wire.KindPropose, wire.KindMove, wire.KindReplica, wire.KindMember:
+	case wire.KindReplica, wire.KindMember:
 		return true
 	}
 	return h.Flags&wire.FlagHop != 0
@@ -300,26 +269,13 @@ func (n *Node) serveKey(r *request) {
 	}
 	switch d := v.Route(&r.h); d.Action {
 	case router.Serve:
-		if n.replicas != nil {
-			n.replicas.serveKey(d, r)
-		} else {
-			n.serveHere(v, d, r)
-		}
+		n.replicas.serveKey(d, r)
 	case router.Forward:
 		n.forward(v, d, r)
 	case router.Refuse:
 		n.drop(r)
 		n.refuse(r, d)
 	}
-}
-
-func (n *Node) serveReplica(r *request) {
-	if n.replicas == nil {
-		n.drop(r)
-		n.reply(r, failed(errNotReplicated))
-		return
-	}
-	n.replicas.serveMessage(r)
 }
 
 // refuse says who owns the partition as far as we know.

@@ -23,8 +23,8 @@ func (p *Partition) onPrepare(now int64, m *Message, out *Effects) {
 	p.hear(m)
 	committed, pending := p.store.Get(m.Key)
 	below := m.Gen < p.floor && !rule.Off(rule.FloorOnPrepare)
-	if m.Gen <= committed.Gen && !rule.Off(rule.DedupOvertaken) {
-		// A learner may have been given the value before its Prepare: the primary had committed it.
+	if (m.Gen <= committed.Gen || m.Gen < pending.Gen) && !rule.Off(rule.DedupOvertaken) {
+		// A learner may have been given the value, or the key's next write, before its Prepare: the primary had committed it.
 		p.memorise(now, m.Version.Origin, memo{gen: m.Gen})
 	}
 	if below || m.Gen <= committed.Gen || pending.Gen != 0 && m.Gen <= pending.Gen {

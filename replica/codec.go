@@ -32,8 +32,9 @@ const (
 	numberBytes  = 8
 	versionBytes = 64 // flags u8 and 7 reserved; generation, same, ttl; bytes u32, crc u32; origin
 	baseBytes    = 40 // flags u8 and 7 reserved; generation, ttl; bytes u32, crc u32; 8 reserved
+	usedBytes    = 8  // percent u8 and 7 reserved
 	pageBytes    = 32 // part u8, end u8 and 6 reserved; from, next, as of
-	extMax       = commonBytes + stageBytes + numberBytes + versionBytes + baseBytes + pageBytes
+	extMax       = commonBytes + stageBytes + numberBytes + versionBytes + baseBytes + pageBytes + usedBytes
 
 	itemBytes = 40 // key bytes u16, deleted u8, 1 reserved; bytes u32, crc u32, 4 reserved; generation, ttl, pending; key
 	memoBytes = 40 // origin, generation, age
@@ -42,7 +43,6 @@ const (
 	// MaxListBytes is the longest body that is not a value.
 	MaxListBytes = 16 << 20
 	maxSet       = maxPeers + 1
-	maxTTL       = 1 << 62
 )
 
 // What a kind has beside the common part.
@@ -54,19 +54,20 @@ const (
 	withBase
 	withPage
 	withList
+	withUsed
 )
 
 var layouts = [...]uint8{
 	Prepare:     withKey | withStage | withVersion,
-	Ack:         0,
+	Ack:         withUsed,
 	Need:        withNumber,
 	Commit:      withKey,
 	CommitAck:   0,
 	Floor:       withStage,
-	Floored:     withStage,
+	Floored:     withStage | withUsed,
 	Stage:       withKey | withStage | withVersion,
-	StageAck:    withStage,
-	StageRefuse: withStage,
+	StageAck:    withStage | withUsed,
+	StageRefuse: withStage | withUsed,
 	Query:       withKey | withNumber,
 	Answer:      withNumber,
 	Seal:        withList,
@@ -129,6 +130,9 @@ func (m *Message) appendExt(b []byte, e Envelope) []byte {
 	}
 	if m.Kind.has(withPage) {
 		b = appendWords(b, uint64(m.Page.Part)|bit(m.Page.End)<<8, m.Page.From, m.Page.Next, uint64(m.Page.AsOf))
+	}
+	if m.Kind.has(withUsed) {
+		b = appendWords(b, uint64(m.Used))
 	}
 	return b
 }
@@ -233,7 +237,7 @@ func (d *decoder) number(limit uint64, what string) uint64 {
 func (d *decoder) gen() dramnode.Generation {
 	return dramnode.Generation(d.number(1<<63-1, "generation"))
 }
-func (d *decoder) ttl() int64 { return int64(d.number(maxTTL, "ttl")) }
+func (d *decoder) ttl() int64 { return int64(d.number(MaxTTL, "ttl")) }
 
 // ParseMessage decodes a header; ParseList adds what is in a body. The result refers to h.
 func ParseMessage(h *wire.Header) (e Envelope, m Message, err error) {
@@ -307,6 +311,9 @@ func (d *decoder) parts(m *Message) {
 		if m.Page.Part == 0 || m.Page.Part > PartNames {
 			d.fail("part %d", m.Page.Part)
 		}
+	}
+	if m.Kind.has(withUsed) {
+		m.Used = uint8(d.number(100, "percent of memory"))
 	}
 }
 

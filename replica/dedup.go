@@ -11,14 +11,16 @@ import (
 // A memory holds what became of the writes whose clients may still retry them.
 type memory struct {
 	clients map[uint64]*history
-	look    int64 // when to look for silent clients again
+	recent  *history // the one that was looked up last
+	look    int64    // when to look for silent clients again
 }
 
 // A history is one client's part of it.
 type history struct {
-	first uint64 // every counter below is answered, or was given up
-	seen  int64  // when the client last wrote
-	memos []memo // ascending by counter
+	client uint64
+	first  uint64 // every counter below is answered, or was given up
+	seen   int64  // when the client last wrote
+	memos  []memo // ascending by counter
 }
 
 // A memo is the outcome of one write. That of a definite failure is known to one primary only, and holds in its
@@ -37,12 +39,21 @@ type Memo struct {
 	Age    int64 // nanoseconds since the client last wrote
 }
 
+// of returns the history of a client, nil if there is none.
+func (m *memory) of(client uint64) *history {
+	if m == nil {
+		return nil
+	}
+	if m.recent == nil || m.recent.client != client {
+		m.recent = m.clients[client]
+	}
+	return m.recent
+}
+
 // full reports whether o's client has as many records as it may.
 func (m *memory) full(o Origin, limit int) bool {
-	if m == nil || m.clients[o.Client] == nil {
-		return false
-	}
-	return len(m.clients[o.Client].memos) >= limit
+	h := m.of(o.Client)
+	return h != nil && len(h.memos) >= limit
 }
 
 // remembered answers a write that is being, was or may have been executed already.
@@ -50,7 +61,7 @@ func (p *Partition) remembered(now int64, r *Request, out *Effects) bool {
 	if r.Origin.Client == 0 || rule.Off(rule.DedupLocal) {
 		return false
 	}
-	if w := p.lead.byID[r.Origin.id()]; w != nil && !w.committed {
+	if w := p.lead.running(r.Origin); w != nil {
 		if w.answered { // only without rule.TimeoutIsUnknown
 			p.reject(r.Token, r.Value.Blob, wire.StatusUnavailable, out)
 			return true
@@ -60,10 +71,10 @@ func (p *Partition) remembered(now int64, r *Request, out *Effects) bool {
 		p.store.Free(r.Value.Blob)
 		return true
 	}
-	if p.memory == nil || p.memory.clients[r.Origin.Client] == nil {
+	h := p.memory.of(r.Origin.Client)
+	if h == nil {
 		return false
 	}
-	h := p.memory.clients[r.Origin.Client]
 	if r.Origin.Counter < h.first && !rule.Off(rule.DedupRefused) {
 		p.reject(r.Token, r.Value.Blob, wire.StatusUnknownOutcome, out)
 		return true
@@ -75,6 +86,17 @@ func (p *Partition) remembered(now int64, r *Request, out *Effects) bool {
 		return false
 	}
 	return p.recall(now, r, h.memos[i], out)
+}
+
+// running returns the write that o identifies while it is not committed, or nil.
+func (l *lead) running(o Origin) *write {
+	if len(l.byID) == 0 {
+		return nil
+	}
+	if w := l.byID[o.id()]; w != nil && !w.committed {
+		return w
+	}
+	return nil
 }
 
 // recall answers a retry with the outcome of the first attempt.
@@ -112,9 +134,9 @@ func (p *Partition) memorise(now int64, o Origin, m memo) {
 	if p.memory == nil {
 		p.memory = &memory{clients: map[uint64]*history{}}
 	}
-	h := p.memory.clients[o.Client]
+	h := p.memory.of(o.Client)
 	if h == nil {
-		h = &history{}
+		h = &history{client: o.Client}
 		p.memory.clients[o.Client] = h
 	}
 	h.seen = max(h.seen, now)
@@ -160,7 +182,7 @@ func (m *memory) forget(now, life int64) {
 	if now < m.look {
 		return
 	}
-	m.look = now + life/8
+	m.look, m.recent = now+life/8, nil
 	for id, h := range m.clients {
 		if now-h.seen >= life {
 			delete(m.clients, id)

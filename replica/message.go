@@ -1,6 +1,8 @@
 package replica
 
 import (
+	"math"
+
 	"github.com/dramnode/dramnode"
 	"github.com/dramnode/dramnode/control/state"
 	"github.com/dramnode/dramnode/wire"
@@ -60,6 +62,7 @@ type Message struct {
 	Items    []Item // Sealed, Chunk, ChunkAck
 	Page     Page   // Chunk, ChunkAck
 	Memory   []Memo // Chunk with Page.Memory
+	Used     uint8  // Ack, StageAck, StageRefuse, Floored: how much of the sender's memory is in use, in percent; who sends it fills it in
 }
 
 // A Copy is a version on its way. When it is Carried, the sender's blob is read while the message is sent, and
@@ -105,7 +108,11 @@ type Origin struct {
 	FirstUnacked    uint64 // every counter below it is answered and will not be retried
 }
 
-// A Request is an operation of a client at this replica. Key, End and the blob in Value are the engine's.
+// MaxTTL is the longest life of an entry in nanoseconds. It leaves the clock 18 years.
+const MaxTTL = math.MaxInt64 - 1<<59
+
+// A Request is an operation of a client at this replica. Key and End are read only, and need not be valid after the step. The blob in
+// Value is the engine's, and may be one that is only lent: see Store.
 type Request struct {
 	Kind    wire.Kind // get, put, delete, touch or delete-range
 	Token   uint64    // comes back in the Reply
@@ -157,6 +164,19 @@ type Effects struct {
 	Sends   []Message
 	Replies []Reply
 	Asks    []Ask
+}
+
+// TakeReply takes out the reply to the request with this token, if there is one. It is valid until the next step.
+func (e *Effects) TakeReply(token uint64) *Reply {
+	last := len(e.Replies) - 1
+	for i := range e.Replies {
+		if e.Replies[i].Token == token {
+			e.Replies[i], e.Replies[last] = e.Replies[last], e.Replies[i]
+			e.Replies = e.Replies[:last]
+			return &e.Replies[:last+1][last]
+		}
+	}
+	return nil
 }
 
 // Reset empties e and keeps its memory.

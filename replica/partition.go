@@ -43,6 +43,10 @@ type Node struct {
 	// Until returns the instant from which on this node serves nothing: when the last granted renewal was sent, plus
 	// the lease. It must rise only after every partition adopted its row of the table granted with it.
 	Until func() int64
+
+	// Full reports whether a replica, this one too, has so little memory left that writes which need some are refused. It
+	// goes by what the others' messages say (Message.Used). nil: nobody ever is.
+	Full func(ID) bool
 }
 
 // A peerSet holds positions in Partition.peers, and learnerBit.
@@ -81,6 +85,16 @@ func (p *Partition) Row() *Row { return p.row }
 
 // Active reports whether this replica is its partition's primary and serves.
 func (p *Partition) Active() bool { return p.lead != nil && p.lead.phase == active }
+
+// Alone reports whether this replica is an active primary whose writes go to nobody else.
+func (p *Partition) Alone() bool { return p.Active() && p.audience() == 0 }
+
+// Evictable reports whether entries may vanish here to make room, as if they had been deleted. They may at a primary alone, whose
+// generations are never used again, whatever is gone: a condition then meets a missing key. While others hold the partition too, or are being
+// filled, they may not: a delete of a key that is missing here is answered at once and sent to nobody, so that a copy elsewhere would come back.
+// What vanished before a learner was attached it is not sent, and what it has of it from an earlier time it is told to remove. The entries
+// of a replica that the table does without are of no use but as such a base.
+func (p *Partition) Evictable() bool { return p.Alone() || p.Removable() }
 
 // Busy reports whether Tick must come every few milliseconds; otherwise once a second is enough.
 func (p *Partition) Busy() bool {
@@ -377,7 +391,7 @@ func (p *Partition) Do(now int64, r Request, out *Effects) {
 		reply(wire.StatusNotOwner)
 	case p.lead != nil && p.lead.phase != active:
 		reply(wire.StatusUnavailable)
-	case !p.leased(now) && !(rule.Off(rule.LeaseOnRead) && r.Kind == wire.KindGet):
+	case !p.leased(now) && !(rule.Off(rule.LeaseOnRead) && r.Kind == wire.KindGet) && !(rule.Off(rule.LeaseOnWrite) && r.Kind != wire.KindGet):
 		reply(wire.StatusNoQuorum)
 	case r.Kind == wire.KindGet:
 		p.read(now, r, out)

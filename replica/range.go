@@ -33,7 +33,7 @@ type rangeDelete struct {
 }
 
 func newRange(r *Request) *rangeDelete {
-	return &rangeDelete{from: r.Key, end: r.End, token: r.Token, origin: r.Origin.id()}
+	return &rangeDelete{from: bytes.Clone(r.Key), end: bytes.Clone(r.End), token: r.Token, origin: r.Origin.id()}
 }
 
 // startRange orders the write that fixes the bound.

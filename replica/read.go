@@ -49,7 +49,7 @@ func (p *Partition) readLead(now int64, r Request, committed Version, pending Pe
 		return
 	}
 	p.lead.writes++
-	r.Origin, r.IfMatch = Origin{}, false
+	r.Key, r.Origin, r.IfMatch = bytes.Clone(r.Key), Origin{}, false
 	p.enqueue(now, &write{Request: r}, out)
 }
 
@@ -74,7 +74,7 @@ func (p *Partition) fetched(r *Reply, v Version, current dramnode.Generation) {
 	switch {
 	case current != dramnode.Absent:
 		r.Gen, r.Value, r.Deadline = current, v.Value, v.Deadline
-	case p.row.LossCount > p.row.LossAccepted:
+	case p.row.Unaccepted() > 0:
 		r.Status = wire.StatusPartitionLost
 	default:
 		r.Status = wire.StatusNotFound

@@ -5,6 +5,7 @@ import (
 	"reflect"
 	"testing"
 
+	"github.com/dramnode/dramnode"
 	"github.com/dramnode/dramnode/control/state"
 	"github.com/dramnode/dramnode/replica"
 	"github.com/dramnode/dramnode/replica/memstore"
@@ -196,6 +197,35 @@ func TestWriteIsAnsweredWhenAllHaveIt(t *testing.T) {
 	}
 }
 
+// TestLossAndDoubtHideNothing: where writes were lost, or may have been, a missing key is not plainly missing until somebody
+// has accepted that, whichever of the two it was.
+func TestLossAndDoubtHideNothing(t *testing.T) {
+	for _, c := range []struct {
+		losses, doubts, accepted uint32
+		want                     wire.Status
+	}{
+		{0, 0, 0, wire.StatusNotFound},
+		{1, 0, 0, wire.StatusPartitionLost},
+		{0, 1, 0, wire.StatusPartitionLost},
+		{0, 1, 1, wire.StatusNotFound},
+		{1, 1, 1, wire.StatusPartitionLost},
+		{2, 1, 2, wire.StatusPartitionLost}, // a loss after a loss and a doubt were accepted
+		{2, 1, 3, wire.StatusNotFound},
+	} {
+		k := newCluster(t, 2)
+		k.put("there", 1, 1)
+		k.settle()
+		r := row(1, 2)
+		r.ActEpoch, r.Modified = 1, 3
+		r.LossCount, r.Doubts, r.LossAccepted = c.losses, c.doubts, c.accepted
+		k.adopt(r)
+		for id := 1; id <= 2; id++ {
+			k.answered(k.do(id, replica.Request{Kind: wire.KindGet, Key: []byte("missing")}), c.want)
+			k.answered(k.do(id, replica.Request{Kind: wire.KindGet, Key: []byte("there")}), wire.StatusOK)
+		}
+	}
+}
+
 func TestDirtyKeyAtBackup(t *testing.T) {
 	c := newCluster(t, 3)
 	old := c.put("k", 1, 1)
@@ -258,6 +288,50 @@ func TestStageRefusedIsNoMemory(t *testing.T) {
 	}
 	c.settle()
 	c.answered(put, wire.StatusNoMemory)
+	c.noBlobsLost()
+}
+
+// TestFullBackupRefusesValues: what needs room is refused before it is ordered, what makes room is not, a retry still learns what became
+// of its first attempt, and who was full is asked again.
+func TestFullBackupRefusesValues(t *testing.T) {
+	c := newCluster(t, 3)
+	full := map[replica.ID]bool{}
+	c.nodes[0].Full = func(id replica.ID) bool { return full[id] }
+	put := func(key string, counter uint64, bytes uint32) uint64 {
+		return c.do(1, replica.Request{
+			Kind: wire.KindPut, Key: []byte(key), Origin: replica.Origin{Client: 5, Counter: counter, FirstUnacked: 1},
+			Value: replica.Value{Blob: c.nodes[0].store.New(1), Bytes: bytes},
+		})
+	}
+	done := put("k", 1, 1)
+	c.settle()
+	c.answered(done, wire.StatusOK)
+	for _, id := range []replica.ID{1, 3} {
+		full = map[replica.ID]bool{id: true}
+		c.tick(config.Resend)
+		c.settle()
+		c.answered(put("new", 2, 1), wire.StatusNoMemory)
+		c.answered(put("new", 2, config.InlineBytes+1), wire.StatusNoMemory)
+		c.answered(put("k", 1, 1), wire.StatusOK)
+		asked := 0
+		c.tick(config.Resend)
+		c.settle(func(m replica.Message) bool {
+			if m.Kind == replica.Floored && m.From == id {
+				asked++
+			}
+			return false
+		})
+		if want := int(id) / 3; asked != want { // not itself
+			t.Errorf("replica %d was asked %d times how full it is, want %d", id, asked, want)
+		}
+	}
+	del := c.do(1, replica.Request{Kind: wire.KindDelete, Key: []byte("k")})
+	c.settle()
+	c.answered(del, wire.StatusOK)
+	full = nil
+	again := put("new", 2, 1)
+	c.settle()
+	c.answered(again, wire.StatusOK)
 	c.noBlobsLost()
 }
 
@@ -399,6 +473,32 @@ func TestLearnerIsPromoted(t *testing.T) {
 	})
 	if len(keys) != 5 { // f is pending
 		t.Errorf("the learner has %q", keys)
+	}
+}
+
+// TestOvertakenPrepareIsRemembered: what a primary without backups has executed a learner gets in any order, and remembers all of it.
+func TestOvertakenPrepareIsRemembered(t *testing.T) {
+	c := newCluster(t, 1)
+	c.join(2)
+	learns := row(1, 1)
+	learns.ActEpoch, learns.Learner, learns.AssignID, learns.Modified = 1, 2, 3, 3
+	c.adopt(learns)
+	learner := c.nodes[1]
+	for _, counter := range []uint64{10, 9} {
+		m := replica.Message{
+			Kind: replica.Prepare, From: 1, To: 2, Epoch: 1, Assign: 3, Key: []byte("k"), Gen: 1<<32 + dramnode.Generation(counter),
+			Version: replica.Copy{Deleted: true, Origin: replica.Origin{Client: 5, Counter: counter, FirstUnacked: 9}},
+		}
+		learner.Step(c.now, &m, &learner.out)
+		c.collect(learner)
+	}
+	c.wire = nil
+	alone := &state.Row{Epoch: 2, Primary: 2, Sync: []replica.ID{2}, ActEpoch: 2, ActSync: []replica.ID{2}, EpochVersion: 4, Modified: 4}
+	c.adopt(alone)
+	c.settle()
+	again := c.do(2, replica.Request{Kind: wire.KindDelete, Key: []byte("k"), Origin: replica.Origin{Client: 5, Counter: 9, FirstUnacked: 9}})
+	if r := c.answered(again, wire.StatusOK); r.Gen != 1<<32+9 {
+		t.Errorf("executed again, as %x", r.Gen)
 	}
 }
 

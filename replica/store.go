@@ -38,10 +38,19 @@ type Cursor uint64
 // A Store keeps the entries of one partition: per key a committed version and beside it at most one pending one.
 // It copies the keys it keeps. It owns the blobs it was given and frees them when their version goes, at the last
 // reader's release, and not before the effects of the step are done with: a step may send, or answer with, a value that
-// it then replaces.
+// it then replaces. A blob may also be lent: its bytes are the caller's and valid until the step's effects are done with.
 type Store interface {
 	// Get returns both versions of key. The committed one may be a tombstone.
 	Get(key []byte) (committed Version, pending Pending)
+
+	// Write makes v the committed version of key, which has no pending one: Prepare and Commit in one, but a delete leaves no tombstone. The
+	// committed value's own blob may not come again. A lent one is copied, perhaps over the committed value, which this step must not send
+	// or answer with. An error, dramnode.ErrNoMemory, changes nothing and leaves the blob.
+	Write(key []byte, v Pending) error
+
+	// Keep returns what is to be used in place of v's blob: the same, or a copy of one that is lent, which only Write and Free take.
+	// An error, dramnode.ErrNoMemory, changes nothing.
+	Keep(key []byte, v Value) (Blob, error)
 
 	// Prepare makes v the pending version of key, in place of what was pending. The committed value's own blob may
 	// come again: then both versions share it. An error, dramnode.ErrNoMemory, changes nothing and leaves the blob.

@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"bytes"
 	"slices"
 
 	"github.com/dramnode/dramnode"
@@ -92,6 +93,19 @@ func (p *Partition) write(now int64, r Request, out *Effects) {
 		p.reject(r.Token, r.Value.Blob, wire.StatusBusy, out)
 		return
 	}
+	if r.Kind == wire.KindPut && p.full() {
+		p.reject(r.Token, r.Value.Blob, wire.StatusNoMemory, out)
+		return
+	}
+	if l.writes == 0 && p.Alone() && p.alone(now, &r, out) {
+		return
+	}
+	blob, err := p.store.Keep(r.Key, r.Value)
+	if err != nil {
+		p.reject(r.Token, r.Value.Blob, wire.StatusNoMemory, out)
+		return
+	}
+	r.Key, r.Value.Blob = bytes.Clone(r.Key), blob
 	w := &write{Request: r}
 	l.writes++
 	if r.Origin.Client != 0 {
@@ -109,6 +123,59 @@ func (p *Partition) write(now int64, r Request, out *Effects) {
 		return
 	}
 	p.enqueue(now, w, out)
+}
+
+// full reports whether a replica in sync has no room for another value: what is prepared cannot be refused any more, and who
+// cannot comply would have to leave the set. Each that is full is sent the floor, since its answer tells how full it is by then.
+func (p *Partition) full() (full bool) {
+	if p.node.Full == nil || len(p.peers) == 0 { // alone, the store itself says it
+		return false
+	}
+	full = p.node.Full(p.node.ID)
+	for i, id := range p.peers {
+		if p.node.Full(id) {
+			full = true
+			p.lead.floored &^= 1 << i
+		}
+	}
+	return full
+}
+
+// alone executes a put or delete that nobody else must hold, while nothing is under way, and reports whether it did. Such a write is
+// committed in the step that orders it: it is never pending, and neither the window nor a queue ever has it. Its delete leaves no tombstone, since
+// nobody has the value.
+func (p *Partition) alone(now int64, r *Request, out *Effects) bool {
+	if r.Kind != wire.KindPut && r.Kind != wire.KindDelete {
+		return false
+	}
+	committed, _ := p.store.Get(r.Key)
+	if committed.expired(now) {
+		return false // its delete comes first
+	}
+	current := committed.Gen
+	if !committed.Alive() {
+		current = dramnode.Absent
+	}
+	w := write{Request: *r}
+	if p.observes(&w, current) {
+		p.observe(now, &w, committed, current, out)
+		return true
+	}
+	w.gen = p.nextGen()
+	v := Pending{Version: Version{Gen: w.gen, Value: w.Value, Deleted: w.Kind == wire.KindDelete}, Origin: w.Origin}
+	if w.TTL != 0 && !v.Deleted {
+		v.Deadline = now + w.TTL
+	}
+	if w.gen == 0 || p.store.Write(w.Key, v) != nil {
+		p.unordered(now, &w, w.gen, out)
+		return true
+	}
+	if !rule.Off(rule.DedupLocal) {
+		p.memorise(now, w.Origin, memo{gen: w.gen})
+	}
+	p.written(&w, out)
+	p.resolve()
+	return true
 }
 
 // reject answers a request whose blob nobody wants with a definite failure.

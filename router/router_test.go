@@ -14,7 +14,7 @@ import (
 // table gives the even partitions to member 0 and the odd ones to member 1.
 func table(partitions int) *control.Table {
 	t := &control.Table{
-		ClusterID: 1, Version: 3, Publisher: 10, Settings: ring.Config{Partitions: partitions},
+		ClusterID: 1, Version: 3, Replicas: 1, Settings: ring.Config{Partitions: partitions},
 		Members: []control.Member{{Name: "a", Incarnation: 10, Addr: "a:1"}, {Name: "b", Incarnation: 11, Addr: "b:1"}},
 		Rows:    make([]control.Row, partitions),
 	}

@@ -46,7 +46,7 @@ measure() { # measure PORT ARGUMENT...: requests per second
 	shift
 	redis-benchmark -p "$port" "$@" --csv | tail -1 | cut -d, -f2 | tr -d '"'
 }
-median() { sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
+median() { sort -n | awk '{ v[NR] = $1 } END { print (v[int((NR + 1) / 2)] + v[int(NR / 2) + 1]) / 2 }'; }
 range() { sort -n | awk 'NR == 1 { least = $1 } END { printf "%.0f to %.0f", least, $1 }'; }
 
 compare() { # compare NAME ARGUMENT...

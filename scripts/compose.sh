@@ -18,12 +18,13 @@ else
 	compose() { docker-compose "$@"; }
 fi
 
-health() { docker inspect -f '{{.State.Health.Status}}' "$(compose ps -q "$1")" 2>/dev/null || echo "not running"; }
+health() { docker inspect -f '{{.State.Health.Status}}' "$1" 2>/dev/null || echo "not running"; } # health CONTAINER
 
 wait_ready() {
-	local deadline=$((SECONDS + ready_seconds)) node state
+	local deadline=$((SECONDS + ready_seconds)) node container state
 	for node in "${nodes[@]}"; do
-		until state=$(health "$node") && [ "$state" = healthy ]; do
+		container=$(compose ps -q "$node")
+		until state=$(health "$container") && [ "$state" = healthy ]; do
 			if ((SECONDS > deadline)); then
 				echo "$node is '$state' after $ready_seconds s; its log ends with:" >&2
 				compose logs --tail=30 "$node" >&2

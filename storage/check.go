@@ -99,7 +99,7 @@ func (c *checker) partition(p int) {
 	c.expect(pt.last >= got.last, "partition %d has generation %d, last is %d", p, got.last, pt.last)
 	c.expect(got.entries == pt.entries && got.tombstones == pt.tombstones && got.keyBytes == pt.keyBytes && got.valueBytes == pt.valueBytes,
 		"partition %d has %+v, counts %+v", p, *got, *pt)
-	c.expect(pt.tombstones == 0 || pt.keepsTombstones(), "partition %d keeps %d tombstones", p, pt.tombstones)
+	c.expect(pt.tombstones == 0 || pt.replicated, "partition %d keeps %d tombstones", p, pt.tombstones)
 	c.expect(got.staged == pt.staged, "partition %d has %d staged versions, counts %d", p, got.staged, pt.staged)
 	if pt.replicated {
 		c.tombstones(p, pt)

@@ -1,7 +1,7 @@
 // Package storage keeps one node's entries in memory that it is given.
 //
-// A Store holds entries by partition and key in one contiguous arena: index, order by key, deadlines, leases on
-// values, and the stream by which a partition moves to another node. It decides neither where a key belongs
+// A Store holds entries by partition and key in one contiguous arena: index, order by key, deadlines and leases on
+// values. It decides neither where a key belongs
 // (package ring) nor how bytes travel; it starts no goroutines, makes no system calls, and asks no
 // clock: callers pass now, in nanoseconds of a clock that never goes back.
 //
@@ -17,9 +17,8 @@
 // The arena is the limit, and a hard one: what does not fit fails with dramnode.ErrNoMemory and changes nothing, or with
 // EvictS3FIFO makes room first. In the arena lie records, reservations, hash index, both orders: all that grows with the entries.
 // On the Go heap lie 32 bytes per page, for which as much of the arena is never used; some 170 bytes per partition; 8 bytes per 256 index buckets;
-// up to 2 MiB for each open stream; and with eviction 8 bytes of ghosts per 512 bytes of arena. No pointer leads to an entry, so the
-// collector's work does not depend on how many there are. Deleting needs no memory, unless a tombstone is applied for
-// a key that is not there.
+// and with eviction 8 bytes of ghosts per 512 bytes of arena. No pointer leads to an entry, so the
+// collector's work does not depend on how many there are. Deleting needs no memory.
 //
 // # Layout
 //
@@ -40,9 +39,6 @@
 // ever gave out or applied. last survives deletes and DropPartition. A partition whose last was lost (a new
 // process) must go on with a higher epoch; the same holds after 2^32 writes in one epoch.
 //
-// A Stream sends a partition in order of generation. No such order is kept: a stream finds it by scans of the index, each for
-// the next 65536 versions, while writes add themselves.
-//
 // # Versions
 //
 // A partition that is replicated is written through its Versions, which keep a staged version of a key beside the committed
@@ -60,5 +56,5 @@
 // # Eviction
 //
 // With EvictS3FIFO each shard has the queues of S3-FIFO. The write that needs room evicts, in its own goroutine, until it fits: from all shards in
-// turn. Entries with a lease and entries of a partition that is being moved, or has Versions, stay.
+// turn. Entries with a lease and entries of a partition with Versions stay.
 package storage

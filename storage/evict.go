@@ -3,6 +3,7 @@ package storage
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"github.com/dramnode/dramnode"
 )
@@ -222,7 +223,7 @@ func (q *queues) remember(rec handle, hash uint64) {
 
 // evict takes out entries of at least so many bytes, and says whether there were any. Shards have their turns, whoever
 // needs the room: so entries go about in the order in which they came, which is how slabs were filled, and whole slabs fall free.
-// Leased values stay, and so do the entries of partitions on the move, for which a stream needs what a delete leaves behind.
+// Leased values stay, and so do the entries of Versions that are not evictable.
 func (s *Store) evict(bytes int) (freed bool) {
 	if s.config.Eviction == EvictNone || s.mem.pagesFor(bytes) > s.mem.pool.count {
 		return false
@@ -239,13 +240,31 @@ func (s *Store) evict(bytes int) (freed bool) {
 	return freed
 }
 
+// mayEvictLocked reports whether nobody needs the entry of rec.
+func (s *Store) mayEvictLocked(sh *shard, rec handle) bool {
+	pt := &s.partitions[s.mem.partition(rec)]
+	if s.mem.leased(rec) {
+		return false
+	}
+	if !pt.replicated {
+		return true
+	}
+	if !pt.evictable || slices.Contains(pt.pins, rec) {
+		return false
+	}
+	if pt.staged == 0 {
+		return true
+	}
+	key := s.mem.key(rec)
+	id := s.identify(s.mem.partition(rec), key)
+	return sh.staged.find(&id) == none
+}
+
 // evictSome holds the lock for stepRecords entries at most; more says that there may be another victim.
 func (s *Store) evictSome(sh *shard, bytes int) (freed int, more bool) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	mayEvict := func(rec handle) bool {
-		return !s.mem.leased(rec) && !s.partitions[s.mem.partition(rec)].keepsTombstones()
-	}
+	mayEvict := func(rec handle) bool { return s.mayEvictLocked(sh, rec) }
 	turns := sh.queues.turns()
 	for turn := 0; turn < min(turns, evictPerLocked) && freed < bytes; turn++ {
 		rec := sh.queues.step(mayEvict)

@@ -1,7 +1,6 @@
 package storage
 
-// Expire frees at most budget entries whose deadline has come by now, and returns how many. Where
-// tombstones are kept it leaves one, of the entry's generation: who was sent an older value must lose it.
+// Expire frees at most budget entries whose deadline has come by now, and returns how many.
 //
 // It goes on with the shard after the one where the last call ended. Partitions with Versions are left alone, and
 // whatever else is in a shard with them: a store has all of its partitions so, or none.
@@ -31,7 +30,7 @@ func (s *Store) expireSome(sh *shard, now int64, budget int) (expired int) {
 		if rec == none || s.mem.deadline(rec) > now || s.partitions[s.mem.partition(rec)].replicated {
 			break
 		}
-		s.deleteLocked(sh, rec, pending{s.mem.generation(rec), sh.index.hashOf(rec)})
+		s.removeLocked(sh, rec, sh.index.hashOf(rec))
 		expired++
 	}
 	return expired

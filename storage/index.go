@@ -3,8 +3,6 @@ package storage
 import (
 	"hash/maphash"
 	"math/bits"
-
-	"github.com/dramnode/dramnode"
 )
 
 // An index finds the records of one shard by linear hashing: it has two buckets for three records; each insert that makes
@@ -84,15 +82,6 @@ func (x *index) first(hash uint64) handle {
 func (x *index) find(id *identity) handle {
 	rec := x.first(id.hash)
 	for rec != none && !x.mem.recordIs(rec, id) {
-		rec = x.mem.link(rec, recChain)
-	}
-	return rec
-}
-
-// findVersion returns the record of a partition that has this generation, or none.
-func (x *index) findVersion(p uint16, v pending) handle {
-	rec := x.first(v.hash)
-	for rec != none && (x.mem.generation(rec) != v.generation || x.mem.partition(rec) != p) {
 		rec = x.mem.link(rec, recChain)
 	}
 	return rec
@@ -195,10 +184,4 @@ func (x *index) step(bucket int, visit func(rec handle)) (next int, done bool) {
 		}
 	}
 	return bucket, bucket >= x.buckets
-}
-
-// A pending version is one that a stream has not sent yet.
-type pending struct {
-	generation dramnode.Generation
-	hash       uint64 // of its key
 }

@@ -103,9 +103,6 @@ func TestNoMemoryChangesNothing(t *testing.T) {
 	if _, err := s.Put(0, bytes.Repeat(key, 50), nil, Write{}); !errors.Is(err, dramnode.ErrNoMemory) {
 		t.Fatalf("Put of a new key into a full store: %v", err)
 	}
-	if _, err := s.Apply(0, Item{Key: bytes.Repeat(key, 50), Generation: 1 << 40}); !errors.Is(err, dramnode.ErrNoMemory) {
-		t.Fatalf("Apply to a full store: %v", err)
-	}
 	check(t, s)
 	if after := s.Stats(); fmt.Sprint(after) != fmt.Sprint(before) || after.Entries != n {
 		t.Errorf("failed writes changed\n%+v to\n%+v", before, after)
@@ -206,5 +203,36 @@ func TestOverhead(t *testing.T) {
 		if perEntry < tt.least || perEntry > tt.most {
 			t.Errorf("%s: an entry costs %.1f bytes beside key and value, want %.0f to %.0f", tt.name, perEntry, tt.least, tt.most)
 		}
+	}
+}
+
+// TestUsed: as long as there are pages, the free slots of slabs are room; without pages there is none for what others stage.
+func TestUsed(t *testing.T) {
+	s, rnd := open(t, 4<<20), rand.New(rand.NewPCG(3, 4))
+	if used := s.Used(); used > 1 {
+		t.Errorf("%d %% of an empty store are used", used)
+	}
+	entries := 0
+	for s.Used() < 90 {
+		if _, err := s.Put(uint16(entries%8), fmt.Appendf(nil, "key-%d", entries), make([]byte, 50+rnd.IntN(100)), Write{}); err != nil {
+			t.Fatalf("%v at %d %%", err, s.Used())
+		}
+		entries++
+	}
+	if st := s.Stats(); st.UsedBytes*100 < st.TotalBytes*85 || st.UsedBytes*100 > st.TotalBytes*96 {
+		t.Errorf("at 90 %% %d of %d bytes are used", st.UsedBytes, st.TotalBytes)
+	}
+	pages := s.Stats().UsedBytes
+	for i := 0; i < entries; i += 2 { // of each slab some slots stay
+		if _, err := s.Delete(uint16(i%8), fmt.Appendf(nil, "key-%d", i), Write{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if st := s.Stats(); st.UsedBytes < pages*9/10 || s.Used() < 40 || s.Used() > 60 {
+		t.Errorf("after every other delete %d of %d bytes are used, so the store says %d %%", st.UsedBytes, pages, s.Used())
+	}
+	fill(t, s, rnd, 3000)
+	if used := s.Used(); used != 100 {
+		t.Errorf("%d %% of a full store are used", used)
 	}
 }

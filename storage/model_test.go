@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"iter"
 	"slices"
 	"testing"
 
@@ -21,7 +20,6 @@ type model struct {
 	last     map[uint16]dramnode.Generation
 	leases   []modelLease
 	reserved []Reservation
-	movers   map[uint16]*mover
 }
 
 type modelKey struct {
@@ -38,13 +36,6 @@ type modelEntry struct {
 type modelLease struct {
 	value Value
 	want  []byte
-}
-
-// A mover streams one partition to a second store, and repeats some of the items.
-type mover struct {
-	stream *Stream
-	to     *Store
-	sent   []Item // copies, for repetition
 }
 
 // Of the model's partitions the first two share a shard.
@@ -239,9 +230,6 @@ func (m *model) expire(t *rapid.T) {
 
 func (m *model) drop(t *rapid.T) {
 	p := drawKey(t).partition
-	if m.movers[p] != nil {
-		t.Skip("the partition is moving")
-	}
 	if _, err := m.store.DropPartition(p); err != nil {
 		t.Fatal(err)
 	}
@@ -250,101 +238,6 @@ func (m *model) drop(t *rapid.T) {
 			delete(m.entries, k)
 		}
 	}
-}
-
-func (m *model) startMove(t *rapid.T) {
-	p := drawKey(t).partition
-	if m.movers[p] != nil {
-		t.Skip("the partition is moving")
-	}
-	st, err := m.store.StartStream(p)
-	if err != nil {
-		t.Fatal(err)
-	}
-	st.max = rapid.SampledFrom([]int{1, 3, windowMax}).Draw(t, "window")
-	to, err := New(Config{Arena: make([]byte, 4<<20), Partitions: configPartitions})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := to.StartReceive(p); err != nil {
-		t.Fatal(err)
-	}
-	m.movers[p] = &mover{stream: st, to: to}
-}
-
-// moving yields in order, so that rapid can repeat a run.
-func (m *model) moving() iter.Seq2[uint16, *mover] {
-	return func(yield func(uint16, *mover) bool) {
-		for _, p := range modelPartitions {
-			if mv := m.movers[p]; mv != nil && !yield(p, mv) {
-				return
-			}
-		}
-	}
-}
-
-func (m *model) move(t *rapid.T) {
-	for p, mv := range m.moving() {
-		m.moveSome(t, p, mv, rapid.IntRange(1, 10).Draw(t, "items"))
-	}
-}
-
-func (m *model) moveSome(t *rapid.T, p uint16, mv *mover, count int) (caughtUp bool) {
-	items, caughtUp, err := mv.stream.Next(nil, count, 1<<20, m.now)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, it := range items {
-		if n := len(mv.sent); n > 0 && it.Generation <= mv.sent[n-1].Generation {
-			t.Fatalf("item of generation %d after %d", it.Generation, mv.sent[n-1].Generation)
-		}
-		if applied, err := mv.to.Apply(p, it); err != nil || !applied {
-			t.Fatalf("Apply = %v, %v", applied, err)
-		}
-		m.store.Release(it.Lease)
-		it.Value, it.Lease = bytes.Clone(it.Value), 0
-		mv.sent = append(mv.sent, it)
-	}
-	if len(mv.sent) > 0 { // late repetitions change nothing
-		again := mv.sent[rapid.IntRange(0, len(mv.sent)-1).Draw(t, "repeat")]
-		before, _ := mv.to.Stat(p, again.Key, m.now)
-		if _, err := mv.to.Apply(p, again); err != nil {
-			t.Fatal(err)
-		}
-		if after, _ := mv.to.Stat(p, again.Key, m.now); before != after {
-			t.Fatalf("a repeated item changed %+v to %+v", before, after)
-		}
-	}
-	return caughtUp
-}
-
-func (m *model) finishMove(t *rapid.T) {
-	for p, mv := range m.moving() {
-		for !m.moveSome(t, p, mv, 100) {
-		}
-		mv.stream.Close()
-		if err := mv.to.EndReceive(p); err != nil {
-			t.Fatal(err)
-		}
-		if err := mv.to.Check(); err != nil {
-			t.Fatal(err)
-		}
-		if want, got := dump(m.store, p, m.now), dump(mv.to, p, m.now); !slices.Equal(want, got) {
-			t.Fatalf("partition %d was moved as\n%v\nwant\n%v", p, got, want)
-		}
-	}
-	clear(m.movers)
-}
-
-// dump lists a partition, values included.
-func dump(s *Store, p uint16, now int64) (lines []string) {
-	s.List(Listing{Now: now, Include: func(q uint16) bool { return q == p }}, func(e Entry) bool {
-		v, _ := s.Get(p, e.Key, now)
-		lines = append(lines, fmt.Sprintf("%s %+v %x", e.Key[:1], v.Info, v.Bytes))
-		s.Release(v.Lease)
-		return true
-	})
-	return lines
 }
 
 func (m *model) check(t *rapid.T) {
@@ -377,7 +270,6 @@ func (m *model) check(t *rapid.T) {
 
 // end releases everything and expects all memory back.
 func (m *model) end(t *rapid.T, empty Stats) {
-	m.finishMove(t)
 	m.abort(t)
 	for _, l := range m.leases {
 		m.store.Release(l.value.Lease)
@@ -410,25 +302,21 @@ func runModel(t *rapid.T) {
 		store:   s,
 		entries: map[modelKey]modelEntry{},
 		last:    map[uint16]dramnode.Generation{},
-		movers:  map[uint16]*mover{},
 	}
 	for range 3 { // rapid's runs are short
 		t.Repeat(map[string]func(*rapid.T){
-			"":           m.check,
-			"put":        m.put,
-			"put too":    m.put,
-			"delete":     m.delete,
-			"touch":      m.touch,
-			"lease":      m.lease,
-			"release":    m.release,
-			"reserve":    m.reserve,
-			"abort":      m.abort,
-			"advance":    m.advance,
-			"expire":     m.expire,
-			"drop":       m.drop,
-			"startMove":  m.startMove,
-			"move":       m.move,
-			"finishMove": m.finishMove,
+			"":        m.check,
+			"put":     m.put,
+			"put too": m.put,
+			"delete":  m.delete,
+			"touch":   m.touch,
+			"lease":   m.lease,
+			"release": m.release,
+			"reserve": m.reserve,
+			"abort":   m.abort,
+			"advance": m.advance,
+			"expire":  m.expire,
+			"drop":    m.drop,
 		})
 	}
 	m.end(t, empty)

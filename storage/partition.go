@@ -11,17 +11,12 @@ type partition struct {
 	keyBytes   int64 // of entries
 	valueBytes int64
 
-	streams   []*Stream
-	receiving bool
-
 	// With Versions.
 	replicated     bool
 	staged         int    // notes
 	oldest, newest handle // of the tombstones
-}
-
-func (p *partition) keepsTombstones() bool {
-	return p.receiving || len(p.streams) > 0 || p.replicated
+	evictable      bool
+	pins           []handle // what Get has told of since the last Settle, where entries may be evicted
 }
 
 // next returns the generation of the next write.
@@ -29,13 +24,8 @@ func (p *partition) next(epoch uint32) dramnode.Generation {
 	return max(p.last+1, dramnode.Generation(epoch)<<32|1)
 }
 
-// wrote notes a version that is in the index now.
-func (p *partition) wrote(v pending) {
-	p.last = max(p.last, v.generation)
-	for _, st := range p.streams {
-		st.add(v)
-	}
-}
+// wrote notes the generation of a version that is in the index now, or was deleted.
+func (p *partition) wrote(g dramnode.Generation) { p.last = max(p.last, g) }
 
 // count adds an entry with this record, or with sign -1 takes it away.
 func (p *partition) count(m *memory, rec handle, sign int) {

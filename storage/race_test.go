@@ -3,7 +3,6 @@ package storage
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"hash/crc32"
 	"math/rand/v2"
 	"sync"
@@ -12,7 +11,7 @@ import (
 	"github.com/dramnode/dramnode"
 )
 
-// TestConcurrent has writers, readers that hold leases, a lister, an expirer and a mover at once. Every value
+// TestConcurrent has writers, readers that hold leases, a lister and an expirer at once. Every value
 // carries its key, and its checksum as the CRC, so that a torn or reused one shows.
 func TestConcurrent(t *testing.T) {
 	const keys, turns = 60, 4000
@@ -78,10 +77,8 @@ func TestConcurrent(t *testing.T) {
 			}
 		}
 	})
-	to := concurrentMove(t, s, &wg, verify)
 	wg.Wait()
 	check(t, s)
-	check(t, to)
 	if st := s.Stats(); st.Leases != 0 || st.Reservations != 0 {
 		t.Errorf("left over: %+v", st)
 	}
@@ -107,50 +104,6 @@ func concurrentWrite(t *testing.T, s *Store, rnd *rand.Rand, keys uint32) {
 	if _, err := s.Put(p, key, value, w); err != nil && !errors.Is(err, dramnode.ErrNoMemory) {
 		t.Error(err)
 	}
-}
-
-// concurrentMove streams partition 0 to another store until the writers are done, and compares.
-func concurrentMove(t *testing.T, s *Store, writers *sync.WaitGroup, verify func(key, value []byte, crc uint32)) (to *Store) {
-	to, err := New(Config{Arena: make([]byte, 3<<20), Partitions: 6})
-	if err != nil {
-		t.Fatal(err)
-	}
-	st, err := s.StartStream(0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer st.Close()
-	done := make(chan struct{})
-	go func() { writers.Wait(); close(done) }()
-	for {
-		finished := false
-		select {
-		case <-done:
-			finished = true
-		default:
-		}
-		items, caughtUp, err := st.Next(nil, 16, 1<<20, 10)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, it := range items {
-			if !it.Deleted {
-				verify(it.Key, it.Value, it.CRC)
-			}
-			if _, err := to.Apply(0, it); err != nil {
-				t.Fatal(err)
-			}
-			s.Release(it.Lease)
-		}
-		if finished && caughtUp {
-			break
-		}
-	}
-	want, got := dump(s, 0, 10), dump(to, 0, 10)
-	if fmt.Sprint(want) != fmt.Sprint(got) {
-		t.Errorf("moved\n%v\nwant\n%v", got, want)
-	}
-	return to
 }
 
 // TestGenerationOrder has goroutines that write one partition: each generation is given out once.

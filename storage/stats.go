@@ -46,6 +46,10 @@ type PartitionStats struct {
 	Last       dramnode.Generation // highest ever given out or applied
 }
 
+// Used is how much of the arena nothing more can be put into, in percent. Free slots of slabs count as room as long as there are
+// pages for slabs of other lengths too. It is cheap while there is much of that.
+func (s *Store) Used() int { return s.mem.used() }
+
 // Stats takes every lock, one at a time.
 func (s *Store) Stats() Stats {
 	st := s.mem.stats()
@@ -111,6 +115,24 @@ func (m *memory) stats() Stats {
 		}
 	}
 	return st
+}
+
+func (m *memory) used() int {
+	free, count := m.pool.free()
+	if free <= count/spareShare {
+		return 100
+	}
+	room := free << m.pageShift
+	if free < count/4 {
+		sums := make([]laneClass, len(m.classes))
+		for i := range m.lanes {
+			m.lanes[i].sum(sums)
+		}
+		for i, c := range sums {
+			room += (c.slabs*m.classes[i].slots - c.used) * m.classes[i].slotBytes
+		}
+	}
+	return 100 - 100*room/(count<<m.pageShift)
 }
 
 // sum adds the counts of each class.

@@ -183,11 +183,6 @@ func TestGenerations(t *testing.T) {
 		t.Errorf("first generation of the epoch is %#x", last)
 	}
 	grows("lower epoch", mustPut(t, s, 1, "b", "x", w))
-	if _, err := s.Apply(1, Item{Key: []byte("c"), Generation: 99 << 32}); err != nil {
-		t.Fatal(err)
-	}
-	last = 99 << 32
-	grows("after apply", mustPut(t, s, 1, "d", "x", w))
 	check(t, s)
 }
 
@@ -403,19 +398,15 @@ func TestBadArguments(t *testing.T) {
 	s := open(t, 1<<20)
 	long := make([]byte, dramnode.MaxKeyBytes+1)
 	for name, err := range map[string]error{
-		"empty key":     second(s.Put(0, nil, nil, Write{})),
-		"long key":      second(s.Put(0, long, nil, Write{})),
-		"partition":     second(s.Put(8, []byte("k"), nil, Write{})),
-		"epoch":         second(s.Put(0, []byte("k"), nil, Write{Epoch: 1 << 31})),
-		"delete":        second(s.Delete(8, []byte("k"), Write{})),
-		"touch":         second(s.Touch(8, []byte("k"), Write{})),
-		"drop":          second(s.DropPartition(8)),
-		"stream":        second(s.StartStream(8)),
-		"receive":       s.StartReceive(8),
-		"apply":         second(s.Apply(0, Item{Key: []byte("k")})),
-		"apply top bit": second(s.Apply(0, Item{Key: []byte("k"), Generation: 1 << 63})),
-		"reserve":       second(s.Reserve([]byte("k"), -1)),
-		"config":        second(New(Config{})),
+		"empty key": second(s.Put(0, nil, nil, Write{})),
+		"long key":  second(s.Put(0, long, nil, Write{})),
+		"partition": second(s.Put(8, []byte("k"), nil, Write{})),
+		"epoch":     second(s.Put(0, []byte("k"), nil, Write{Epoch: 1 << 31})),
+		"delete":    second(s.Delete(8, []byte("k"), Write{})),
+		"touch":     second(s.Touch(8, []byte("k"), Write{})),
+		"drop":      second(s.DropPartition(8)),
+		"reserve":   second(s.Reserve([]byte("k"), -1)),
+		"config":    second(New(Config{})),
 	} {
 		if !errors.Is(err, dramnode.ErrInvalid) {
 			t.Errorf("%s: %v, want ErrInvalid", name, err)

@@ -13,8 +13,8 @@ import (
 // beside it at most one staged version. A value's bytes land once, in a reservation, and stay where they are from stage to
 // commit to the last lease. Reads of the Store see the committed values.
 //
-// Every write of the partition goes through its Versions, by one goroutine at a time; Store.Expire and eviction
-// leave it alone. What a method drops can be read until Settle.
+// Every write of the partition goes through its Versions, by one goroutine at a time; Store.Expire leaves it alone, and so does
+// eviction unless it is evictable. What a method drops can be read until Settle, and what Get told of is not evicted before.
 //
 // A staged version is a note in the arena: a record that is never live, with the staged generation and deadline, and in
 // place of a value the words below. It stands in the order, and among the deadlines, for what the commit will put there, so that
@@ -24,7 +24,11 @@ type Versions struct {
 	shard     *shard
 	partition uint16
 	dropped   []Lease // since the last Settle
+	lent      []byte  // until the next
 }
+
+// lentBlob is the blob of the value that is lent; no record is there.
+const lentBlob = 1
 
 // What a note has in place of a value.
 const (
@@ -67,7 +71,7 @@ func (s *Store) Versions(p uint16) (*Versions, error) {
 	sh, pt := s.shard(p), &s.partitions[p]
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	if pt.replicated || pt.keepsTombstones() || pt.entries+pt.tombstones > 0 {
+	if pt.replicated || pt.entries+pt.tombstones > 0 {
 		return nil, fmt.Errorf("storage: %w: partition %d is in use", dramnode.ErrInvalid, p)
 	}
 	pt.replicated = true
@@ -84,18 +88,58 @@ func (v *Versions) Reserve(keyBytes, valueBytes int, urgent bool) (Reservation, 
 		return Reservation{}, err
 	}
 	if !urgent {
-		free, count := v.store.mem.pool.free()
-		if free-v.store.mem.pagesFor(valueBytes) < count/spareShare {
-			return Reservation{}, fmt.Errorf("storage: %w: %d bytes, and %d of %d pages are free", dramnode.ErrNoMemory, valueBytes, free, count)
+		if err := v.spare(valueBytes); err != nil {
+			return Reservation{}, err
 		}
 	}
 	return v.store.reserve(keyBytes, valueBytes)
 }
 
+// Evictable says whether committed values may be evicted from now on, to make room for any write. At first they may not.
+func (v *Versions) Evictable(may bool) {
+	v.shard.mu.Lock()
+	defer v.shard.mu.Unlock()
+	v.store.partitions[v.partition].evictable = may
+}
+
+// spare refuses a value for which too little of the arena would stay free. What cannot be refused evicts others, where that is allowed.
+func (v *Versions) spare(valueBytes int) error {
+	if v.store.config.Eviction != EvictNone {
+		return nil
+	}
+	free, count := v.store.mem.pool.free()
+	if free-v.store.mem.pagesFor(valueBytes) < count/spareShare {
+		return fmt.Errorf("storage: %w: %d bytes, and %d of %d pages are free", dramnode.ErrNoMemory, valueBytes, free, count)
+	}
+	return nil
+}
+
+// Lend makes value a blob until Settle, without a copy. Only Write, Keep and Free take it.
+func (v *Versions) Lend(value []byte) (blob uint64) {
+	if len(value) == 0 {
+		return 0
+	}
+	v.lent = value
+	return lentBlob
+}
+
+// Keep copies the value that is lent to memory of its own, if blob is that.
+func (v *Versions) Keep(keyBytes int, blob uint64) (kept uint64, err error) {
+	if blob != lentBlob {
+		return blob, nil
+	}
+	r, err := v.Reserve(keyBytes, len(v.lent), false)
+	copy(r.Bytes, v.lent)
+	return r.Token(), err
+}
+
 // Bytes returns the value of a blob: to be written until it is staged or applied, and then read only.
 func (v *Versions) Bytes(blob uint64) []byte {
-	if blob == 0 {
+	switch blob {
+	case 0:
 		return nil
+	case lentBlob:
+		return v.lent
 	}
 	return v.store.mem.value(handle(blob))
 }
@@ -112,7 +156,7 @@ func (v *Versions) Lease(blob uint64) Lease {
 
 // Free gives up a blob that no version has.
 func (v *Versions) Free(blob uint64) {
-	if blob == 0 {
+	if blob == 0 || blob == lentBlob {
 		return
 	}
 	v.shard.mu.Lock()
@@ -126,7 +170,12 @@ func (v *Versions) Settle() {
 	for _, l := range v.dropped {
 		v.store.Release(l)
 	}
-	v.dropped = v.dropped[:0]
+	v.dropped, v.lent = v.dropped[:0], nil
+	if pt := &v.store.partitions[v.partition]; len(pt.pins) > 0 {
+		v.shard.mu.Lock()
+		pt.pins = pt.pins[:0]
+		v.shard.mu.Unlock()
+	}
 }
 
 // Get returns both versions of key.
@@ -134,7 +183,11 @@ func (v *Versions) Get(key []byte) (committed Version, staged Staged) {
 	id := v.store.identify(v.partition, key)
 	v.shard.mu.Lock()
 	defer v.shard.mu.Unlock()
-	return v.versionLocked(v.shard.index.find(&id)), v.stagedLocked(v.shard.staged.find(&id))
+	rec := v.shard.index.find(&id)
+	if pt := &v.store.partitions[v.partition]; pt.evictable && rec != none {
+		pt.pins = append(pt.pins, rec)
+	}
+	return v.versionLocked(rec), v.stagedLocked(v.findStagedLocked(&id))
 }
 
 // A Finding says what Read met.
@@ -152,7 +205,7 @@ func (v *Versions) Read(dst, key []byte, now int64) (value Value, found Finding,
 	id := s.identify(v.partition, key)
 	v.shard.mu.Lock()
 	defer v.shard.mu.Unlock()
-	staged = s.partitions[v.partition].staged > 0 && v.shard.staged.find(&id) != none
+	staged = v.findStagedLocked(&id) != none
 	rec := v.shard.index.find(&id)
 	switch {
 	case !s.mem.alive(rec, 0):
@@ -160,6 +213,7 @@ func (v *Versions) Read(dst, key []byte, now int64) (value Value, found Finding,
 	case !s.mem.alive(rec, now):
 		return Value{}, Overdue, staged
 	}
+	v.shard.queues.hit(rec)
 	value.Info, value.Place = s.mem.info(rec), uint64(rec)
 	stored := s.mem.value(rec)
 	if len(stored) <= len(dst) {
@@ -215,14 +269,23 @@ func (m *memory) noteValue(note handle) handle { return handle(m.noteWord(note, 
 // the committed version's: then both have it. After an error nothing has changed, and the blob is still the caller's.
 func (v *Versions) Stage(key []byte, st Staged) error {
 	id := v.store.identify(v.partition, key)
+	for tries := 0; ; tries++ {
+		err := v.stage(&id, &st)
+		if !v.store.again(tries, err, v.store.mem.sizeOf(len(key), noteBytes)) {
+			return err
+		}
+	}
+}
+
+func (v *Versions) stage(id *identity, st *Staged) error {
 	v.shard.mu.Lock()
 	defer v.shard.mu.Unlock()
-	rec, old := v.shard.index.find(&id), v.shard.staged.find(&id)
-	value, err := v.valueLocked(&id, &st.Version)
+	rec, old := v.shard.index.find(id), v.shard.staged.find(id)
+	value, err := v.valueLocked(id, &st.Version)
 	if err != nil {
 		return err
 	}
-	note, err := v.newNoteLocked(&id, &st, value)
+	note, err := v.newNoteLocked(id, st, value)
 	if err == nil {
 		if err = v.rankLocked(v.pairLocked(rec, old), v.pairLocked(rec, note)); err != nil {
 			v.store.mem.discard(note)
@@ -394,7 +457,7 @@ func (v *Versions) retouchLocked(id *identity, rec, note handle) {
 	m.setU64(rec, recGeneration, uint64(m.generation(note)))
 	v.shard.queues.hit(rec)
 	m.revive(rec)
-	v.store.partitions[v.partition].wrote(pending{m.generation(rec), id.hash})
+	v.store.partitions[v.partition].wrote(m.generation(rec))
 }
 
 // replaceLocked makes fresh, a value or a tombstone, the committed record of its key in the place of old, each of which may be none.
@@ -431,9 +494,9 @@ func (v *Versions) replaceLocked(id *identity, old, fresh handle, isValue bool) 
 		pt.bury(m, fresh)
 	}
 	if fresh != none {
-		pt.wrote(pending{m.generation(fresh), id.hash})
+		pt.wrote(m.generation(fresh))
 	}
-	note := sh.staged.find(id)
+	note := v.findStagedLocked(id)
 	switch {
 	case old == none || wasValue && note != none && m.noteValue(note) == old: // it is the note's now
 	case wasValue:
@@ -446,28 +509,41 @@ func (v *Versions) replaceLocked(id *identity, old, fresh handle, isValue bool) 
 // Apply makes version the committed one of key and leaves what is staged; the zero Version removes the committed one. Its blob is
 // the caller's own. After an error nothing has changed.
 func (v *Versions) Apply(key []byte, version Version) error {
-	id, m := v.store.identify(v.partition, key), v.store.mem
+	id := v.store.identify(v.partition, key)
+	for tries := 0; ; tries++ {
+		err := v.apply(&id, &version)
+		if !v.store.again(tries, err, v.store.mem.sizeOf(len(key), noteBytes)) {
+			return err
+		}
+	}
+}
+
+func (v *Versions) apply(id *identity, version *Version) error {
 	v.shard.mu.Lock()
 	defer v.shard.mu.Unlock()
-	old, note := v.shard.index.find(&id), v.shard.staged.find(&id)
+	return v.applyLocked(id, version, v.shard.index.find(id), v.findStagedLocked(id))
+}
+
+func (v *Versions) applyLocked(id *identity, version *Version, old, note handle) error {
+	m := v.store.mem
 	if version.Generation == 0 {
 		v.mustRankLocked(v.pairLocked(old, note), pair{note: note})
-		v.replaceLocked(&id, old, none, false)
+		v.replaceLocked(id, old, none, false)
 		return nil
 	}
 	if err := v.shard.index.prepare(); err != nil {
 		return fmt.Errorf("storage: %w", err)
 	}
 	if version.Deleted {
-		tomb, err := v.newTombLocked(&id, version.Generation)
+		tomb, err := v.newTombLocked(id, version.Generation)
 		if err != nil {
 			return fmt.Errorf("storage: %w", err)
 		}
 		v.mustRankLocked(v.pairLocked(old, note), pair{note: note})
-		v.replaceLocked(&id, old, tomb, false)
+		v.replaceLocked(id, old, tomb, false)
 		return nil
 	}
-	rec, err := v.valueLocked(&id, &version)
+	rec, err := v.valueLocked(id, version)
 	if err != nil {
 		return err
 	}
@@ -475,12 +551,66 @@ func (v *Versions) Apply(key []byte, version Version) error {
 	m.setU64(rec, recDeadline, uint64(version.Deadline))
 	m.setU32(rec, recCRC, version.CRC)
 	if err := v.rankLocked(v.pairLocked(old, note), pair{rec, note}); err != nil {
-		v.unvalueLocked(&version, rec)
+		v.unvalueLocked(version, rec)
 		return fmt.Errorf("storage: %w", err)
 	}
 	v.ownLocked(rec)
-	v.replaceLocked(&id, old, rec, true)
+	v.replaceLocked(id, old, rec, true)
 	return nil
+}
+
+// Write is Stage and Commit in one, for a key without a staged version; a delete leaves no tombstone. A value that is lent is copied, over the
+// committed one if that is as long and not leased. After an error nothing has changed.
+func (v *Versions) Write(key []byte, version Version) error {
+	id := v.store.identify(v.partition, key)
+	for tries := 0; ; tries++ {
+		err := v.write(&id, &version)
+		if !v.store.again(tries, err, v.store.mem.sizeOf(len(key), max(noteBytes, len(v.lent)))) {
+			return err
+		}
+	}
+}
+
+func (v *Versions) write(id *identity, to *Version) error {
+	v.shard.mu.Lock()
+	defer v.shard.mu.Unlock()
+	old := v.shard.index.find(id)
+	switch {
+	case v.findStagedLocked(id) != none:
+		return fmt.Errorf("storage: %w: a write at once under a key with a staged version", dramnode.ErrInvalid)
+	case to.Deleted:
+		if err := v.applyLocked(id, &Version{}, old, none); err != nil {
+			return err
+		}
+		v.store.partitions[v.partition].wrote(to.Generation)
+		return nil
+	case to.Blob == lentBlob:
+		return v.writeLentLocked(id, old, to)
+	}
+	return v.applyLocked(id, to, old, none)
+}
+
+func (v *Versions) writeLentLocked(id *identity, old handle, to *Version) error {
+	if err := v.store.checkValue(len(v.lent)); err != nil {
+		return err
+	}
+	if !v.store.inPlace(old, len(v.lent)) {
+		if err := v.spare(len(v.lent)); err != nil {
+			return err
+		}
+	}
+	if _, err := v.store.storeLocked(v.shard, id, old, v.lent, version{to.Generation, to.CRC, to.Deadline}); err != nil {
+		return fmt.Errorf("storage: %w", err)
+	}
+	return nil
+}
+
+// findStagedLocked returns the note of a key, or none.
+func (v *Versions) findStagedLocked(id *identity) handle {
+	if v.store.partitions[v.partition].staged == 0 {
+		return none
+	}
+	return v.shard.staged.find(id)
 }
 
 // Forget drops the staged version of key, if there is one.
@@ -587,7 +717,8 @@ func (v *Versions) must(err error) {
 
 // DropTombstones forgets the tombstones below g.
 func (v *Versions) DropTombstones(g dramnode.Generation) {
-	for more := true; more; {
+	// Only this partition's writes bury and unbury, so that there are none can be seen without the lock.
+	for more := v.store.partitions[v.partition].oldest != none; more; {
 		more = v.dropSomeTombstones(g)
 	}
 }
@@ -738,12 +869,9 @@ func (v *Versions) Stats() (s VersionsStats) {
 // VersionsStats counts versions by their kind.
 type VersionsStats struct{ Entries, Tombstones, Staged int }
 
-// bury notes a tombstone, in a replicated partition behind those of lower generations: most come in that order.
+// bury notes a tombstone, behind those of lower generations: most come in that order.
 func (p *partition) bury(m *memory, tomb handle) {
 	p.tombstones++
-	if !p.replicated {
-		return
-	}
 	before, behind := p.newest, none
 	for before != none && m.generation(before) > m.generation(tomb) {
 		before, behind = handle(m.noteWord(before, tombPrev)), before
@@ -755,9 +883,7 @@ func (p *partition) bury(m *memory, tomb handle) {
 // unbury takes it out again.
 func (p *partition) unbury(m *memory, tomb handle) {
 	p.tombstones--
-	if p.replicated {
-		p.join(m, handle(m.noteWord(tomb, tombPrev)), handle(m.noteWord(tomb, tombNext)))
-	}
+	p.join(m, handle(m.noteWord(tomb, tombPrev)), handle(m.noteWord(tomb, tombNext)))
 }
 
 // join makes two tombstones neighbours; none is the end of the list.

@@ -195,4 +195,87 @@ func TestVersionsDoNotAllocate(t *testing.T) {
 	}); n != 0 {
 		t.Errorf("a write allocates %v times", n)
 	}
+	value := make([]byte, 64)
+	if n := testing.AllocsPerRun(1000, func() {
+		g++
+		_ = v.Write(key, Version{Info: Info{Generation: g}, Blob: v.Lend(value)})
+		v.Settle()
+	}); n != 0 {
+		t.Errorf("a write at once allocates %v times", n)
+	}
+}
+
+// TestEvictionWaitsForTheStep: what a step was told of is there until it is settled, and may go then.
+func TestEvictionWaitsForTheStep(t *testing.T) {
+	s, v := openVersions(t, Config{Arena: make([]byte, 1<<20), Partitions: 4, Eviction: EvictS3FIFO})
+	other, err := s.Versions(2)
+	mustSucceed(t, err)
+	v.Evictable(true)
+	other.Evictable(true)
+	key, value := []byte("k"), bytes.Repeat([]byte("v"), 1000)
+	write := func(v *Versions, key []byte, g dramnode.Generation) {
+		t.Helper()
+		mustSucceed(t, v.Write(key, Version{Info: Info{Generation: g}, Blob: v.Lend(value)}))
+	}
+	crowd := func() {
+		for i := range 5000 { // far more than fits
+			write(other, fmt.Appendf(nil, "%d", i), dramnode.Generation(i+1))
+			other.Settle()
+		}
+	}
+	write(v, key, 1)
+	v.Settle()
+	committed, _ := v.Get(key)
+	crowd()
+	mustSucceed(t, v.Stage(key, staged(2, committed.Blob))) // as a touch does
+	v.Settle()
+	crowd()
+	if got, _ := v.Get(key); got.Generation != 1 || !bytes.Equal(v.Bytes(got.Blob), value) {
+		t.Errorf("a step was told of version 1, and finds %+v", got)
+	}
+	v.Commit(key)
+	v.Settle()
+	crowd()
+	if got, _ := v.Get(key); got.Generation != 0 {
+		t.Errorf("%+v is not evicted once it may be", got)
+	}
+	check(t, s)
+}
+
+// TestWriteInPlace: a short value of the same length needs no memory, unless somebody has a lease on the old one.
+func TestWriteInPlace(t *testing.T) {
+	s, v := openVersions(t, Config{Arena: make([]byte, 1<<20), Partitions: 4})
+	key := []byte("key")
+	write := func(g dramnode.Generation, value string) uint64 {
+		t.Helper()
+		mustSucceed(t, v.Write(key, Version{Info: Info{Generation: g, Deadline: int64(g)}, Blob: v.Lend([]byte(value))}))
+		v.Settle()
+		got, _ := v.Get(key)
+		if got.Generation != g || string(v.Bytes(got.Blob)) != value || got.Deadline != int64(g) {
+			t.Errorf("version %d with %q reads as %+v", g, value, got)
+		}
+		check(t, s)
+		return got.Blob
+	}
+	first := write(1, "one")
+	if second := write(2, "two"); second != first {
+		t.Error("a value of the same length has got another place")
+	}
+	l := v.Lease(first)
+	if third := write(3, "thr"); third == first || string(v.Bytes(first)) != "two" {
+		t.Error("a leased value was written over")
+	}
+	s.Release(l)
+	write(4, "longer")
+	mustSucceed(t, v.Stage(key, staged(5, 0)))
+	if err := v.Write(key, Version{Info: Info{Generation: 6}, Blob: v.Lend([]byte("x"))}); !errors.Is(err, dramnode.ErrInvalid) {
+		t.Errorf("a write under a staged version: %v", err)
+	}
+	v.Commit(key)
+	mustSucceed(t, v.Write(key, Version{Info: Info{Generation: 7}, Deleted: true}))
+	v.Settle()
+	if st := v.Stats(); st != (VersionsStats{}) || s.Stats().Reservations != 0 {
+		t.Errorf("after the delete there are %+v", st)
+	}
+	check(t, s)
 }

@@ -143,7 +143,7 @@ func (s *Store) putShort(sh *shard, id *identity, value []byte, w Write) (Result
 // storeLocked gives key a version with a copy of value: in place where nobody holds a lease and the length is the
 // same, else in a new record. It returns the record.
 func (s *Store) storeLocked(sh *shard, id *identity, rec handle, value []byte, v version) (handle, error) {
-	if rec != none && s.mem.live(rec) && !s.mem.leased(rec) && s.mem.valueBytes(rec) == len(value) {
+	if s.inPlace(rec, len(value)) {
 		return rec, s.changeLocked(sh, id, rec, value, v)
 	}
 	fresh, err := s.mem.newRecord(sh.lane, len(id.key), len(value))
@@ -159,6 +159,11 @@ func (s *Store) storeLocked(sh *shard, id *identity, rec handle, value []byte, v
 	return fresh, nil
 }
 
+// inPlace reports whether a value of so many bytes may be written over that of rec.
+func (s *Store) inPlace(rec handle, valueBytes int) bool {
+	return rec != none && s.mem.live(rec) && !s.mem.leased(rec) && s.mem.valueBytes(rec) == valueBytes
+}
+
 // changeLocked gives the live record rec another version where it is; value is as long as the old one, or nil to keep that.
 func (s *Store) changeLocked(sh *shard, id *identity, rec handle, value []byte, v version) error {
 	s.mem.kill(rec)
@@ -167,7 +172,7 @@ func (s *Store) changeLocked(sh *shard, id *identity, rec handle, value []byte, 
 		copy(s.mem.value(rec), value)
 		s.mem.setU32(rec, recCRC, v.crc)
 		s.mem.setU64(rec, recGeneration, uint64(v.generation))
-		s.partitions[id.partition].wrote(pending{v.generation, id.hash})
+		s.partitions[id.partition].wrote(v.generation)
 		sh.queues.hit(rec)
 	}
 	s.mem.revive(rec)
@@ -246,7 +251,8 @@ func (s *Store) Delete(p uint16, key []byte, w Write) (Result, error) {
 		return Result{}, nil
 	}
 	g := s.partitions[p].next(w.Epoch)
-	s.deleteLocked(sh, rec, pending{g, id.hash})
+	s.removeLocked(sh, rec, id.hash)
+	s.partitions[p].wrote(g)
 	return Result{Generation: g, Previous: current}, nil
 }
 
@@ -303,36 +309,11 @@ func (s *Store) publishLocked(sh *shard, id *identity, old, rec handle, v versio
 	}
 	m.revive(rec)
 	pt.count(m, rec, 1)
-	pt.wrote(pending{v.generation, id.hash})
+	pt.wrote(v.generation)
 	if old != none {
 		s.dropLocked(old)
 	}
 	return nil
-}
-
-// deleteLocked removes the value of rec as a version, and leaves a tombstone where one is needed.
-func (s *Store) deleteLocked(sh *shard, rec handle, v pending) {
-	m, pt := s.mem, &s.partitions[s.mem.partition(rec)]
-	if !pt.keepsTombstones() {
-		s.removeLocked(sh, rec, v.hash)
-		pt.last = max(pt.last, v.generation)
-		return
-	}
-	id := identity{m.partition(rec), v.hash, m.key(rec)}
-	expired := m.generation(rec) == v.generation
-	s.retireLocked(sh, rec)
-	if tomb, err := m.newRecord(sh.lane, len(id.key), 0); err == nil {
-		m.setKey(tomb, &id)
-		sh.index.replace(rec, tomb, v.hash)
-		s.dropLocked(rec)
-		rec = tomb
-	} // else the record stays as the tombstone, value and all
-	m.setU64(rec, recGeneration, uint64(v.generation))
-	m.setU64(rec, recDeadline, 0)
-	pt.bury(m, rec)
-	if !expired { // an expired entry keeps its generation, and its place in a stream
-		pt.wrote(v)
-	}
 }
 
 // retireLocked takes an entry out of everything but the index.

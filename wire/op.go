@@ -18,17 +18,14 @@ const (
 	KindList        Kind = 5 // body: ListRequest; reply body: ListReply
 	KindDeleteRange Kind = 6 // ext: WriteExt; body: ListRequest, with FlagFence all its partitions have that epoch; reply ext: Size is the count
 
-	// Control operations; package control defines their bodies.
-	KindTable   Kind = 32 // reply body: the table
-	KindPublish Kind = 33 // body: a table to adopt
-	KindProbe   Kind = 34 // reply body: the prober's peer's state
-	KindPropose Kind = 35 // body: a proposal for the publisher
-	KindMove    Kind = 36 // body: a batch of one partition's entries, in generation order
+	// Beside the data: 33 to 36 were used by earlier versions.
+	KindTable   Kind = 32 // reply body: the table, which package control defines
 	KindInfo    Kind = 37 // reply body: JSON about one node, for people
 	KindShare   Kind = 38 // reply body: what a process of the node's host maps its memory with
 	KindAccept  Kind = 39 // an operator accepts what was lost; reply body: of how many partitions, as JSON
 	KindReplica Kind = 40 // ext: a message between replicas, which package replica defines; body: a value, or a list
 	KindMember  Kind = 41 // body: a message of the replicated control plane, which control/group defines; reply: empty
+	KindRecover Kind = 42 // body: names of nodes that an operator asserts to be dead, as JSON; reply body: control.Recovery, as JSON
 )
 
 // A Status is the outcome of a request. All but StatusOK and StatusNotOwner stand for an error of the root package.
@@ -201,7 +198,7 @@ func ParseHeader(b []byte) (h Header, err error) {
 }
 
 func (k Kind) valid() bool {
-	return k >= KindGet && k <= KindDeleteRange || k >= KindTable && k <= KindMember
+	return k >= KindGet && k <= KindDeleteRange || k == KindTable || k >= KindInfo && k <= KindRecover
 }
 
 // ReadExt is the extension of a get that has a condition or a range.

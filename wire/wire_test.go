@@ -275,7 +275,7 @@ func TestMalformedFields(t *testing.T) {
 		{"kind 0", "op", set(request, 0, 0)},
 		{"kind between the groups", "op", set(request, 0, byte(KindDeleteRange)+1)},
 		{"kind before the control requests", "op", set(request, 0, byte(KindTable)-1)},
-		{"kind after the last", "op", set(request, 0, byte(KindMember)+1)},
+		{"kind after the last", "op", set(request, 0, byte(KindRecover)+1)},
 		{"status after the last", "op", set(reply, 1, byte(statusEnd))},
 		{"a request with a status", "op", set(request, 1, byte(StatusBusy))},
 		{"first unknown flag", "op", set(request, 3, byte(flagsEnd>>8))},

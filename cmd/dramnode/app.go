@@ -55,7 +55,7 @@ the environment over the file; "dramnode config" shows the outcome.`,
 	root.PersistentFlags().BoolVar(&a.hex, "hex", false, "keys are given and shown in hexadecimal")
 	root.AddCommand(
 		a.serveCommand(serve), a.putCommand(), a.getCommand(), a.delCommand(), a.lsCommand(), a.statCommand(),
-		a.mgetCommand(), a.importCommand(), a.exportCommand(), a.nodesCommand(), a.partitionsCommand(),
+		a.mgetCommand(), a.importCommand(), a.exportCommand(), a.nodesCommand(), a.partitionsCommand(), a.recoverCommand(),
 		a.locateCommand(), a.benchCommand(), a.configCommand(serve), a.versionCommand(),
 	)
 	strict(root)

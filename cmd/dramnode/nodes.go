@@ -181,10 +181,10 @@ func (a *app) printNodes(nodes []client.Node, links []transport.LinkInfo) error 
 
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
 
-// leaderOf returns the node that says it leads the control plane; nil where partitions have one copy, or none does.
+// leaderOf returns the node that says it leads the control plane; nil when none does.
 func leaderOf(nodes []client.Node) *client.Node {
 	for i := range nodes {
-		if r := nodes[i].Info.Replication; r != nil && r.Leading {
+		if nodes[i].Info.Replication.Leading {
 			return &nodes[i]
 		}
 	}

@@ -24,17 +24,15 @@ func (a *app) partitionsCommand() *cobra.Command {
 					return a.acceptLosses(cmd.Context(), c)
 				}
 				var health *control.Health
-				if c.Table().Replicas > 0 {
-					if leader := leaderOf(c.Nodes(cmd.Context())); leader != nil {
-						health = leader.Info.Replication.Health
-					}
+				if leader := leaderOf(c.Nodes(cmd.Context())); leader != nil {
+					health = leader.Info.Replication.Health
 				}
 				return a.printPartitions(c.Table(), health, all)
 			})
 		},
 	}
 	cmd.Flags().BoolVar(&all, "all", false, "show every partition")
-	cmd.Flags().BoolVar(&accept, "accept-loss", false, "with --replicas: accept all losses so far; with --on-loss refuse, lost partitions start again, empty")
+	cmd.Flags().BoolVar(&accept, "accept-loss", false, "accept all losses so far; with --on-loss refuse, lost partitions start again, empty")
 	cmd.MarkFlagsMutuallyExclusive("all", "accept-loss")
 	return cmd
 }
@@ -74,7 +72,7 @@ type partitionSummary struct {
 	TableVersion uint64           `json:"table_version"`
 	Partitions   int              `json:"partitions"`
 	Routing      string           `json:"routing"`
-	Replicas     int              `json:"replicas,omitempty"` // wanted copies, where partitions have several
+	Replicas     int              `json:"replicas"` // wanted copies
 	Moves        int              `json:"moves"`
 	Losses       uint64           `json:"losses"`
 	Health       *control.Health  `json:"health,omitempty"` // as the control plane's leader says
@@ -94,9 +92,7 @@ func (a *app) printPartitions(t *control.Table, health *control.Health, all bool
 			out.row(n.Node, n.Addr, n.Owns, fmt.Sprintf("%.1f %%", 100*float64(n.Owns)/float64(max(s.Partitions, 1))), n.Copies, n.Gives, n.Gets)
 		}
 		out.row(fmt.Sprintf("%d partitions (%s), table version %s, %d on the move, %d losses", s.Partitions, s.Routing, showVersion(t), s.Moves, s.Losses))
-		if s.Replicas > 0 {
-			out.row(fmt.Sprintf("%d copies wanted; %s", s.Replicas, showHealth(health)))
-		}
+		out.row(fmt.Sprintf("%d copies wanted; %s", s.Replicas, showHealth(health)))
 		if all {
 			out.row("PARTITION", "OWNER", "BACKUPS", "EPOCH", "MOVES TO", "LOSSES")
 			for _, r := range rows {
@@ -106,11 +102,8 @@ func (a *app) printPartitions(t *control.Table, health *control.Health, all bool
 	})
 }
 
-// showVersion splits the version of a replicated table into its era and the version in that.
+// showVersion splits the version of a table into its era and the version in that.
 func showVersion(t *control.Table) string {
-	if t.Replicas == 0 {
-		return fmt.Sprint(t.Version)
-	}
 	return fmt.Sprintf("%d.%d", t.Version>>control.EraShift, t.Version&(1<<control.EraShift-1))
 }
 

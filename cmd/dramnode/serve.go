@@ -49,7 +49,9 @@ second signal ends it at once. Without flags it is a cluster of one on loopback.
 			if err != nil {
 				return err
 			}
-			limitProcs(1)
+			if len(faces) == 0 {
+				limitProcs(1)
+			}
 			return explainListen(serve(cmd.Context(), c.Log, func(ctx context.Context) error { return live(ctx, c, faces) }))
 		},
 	}
@@ -137,6 +139,10 @@ func (a *app) nodeConfig() (node.Config, error) {
 	if err != nil {
 		faults = append(faults, fmt.Errorf("--eviction: %w", err))
 	}
+	mode, err := state.ParseMode(s.mode)
+	if err != nil {
+		faults = append(faults, fmt.Errorf("--mode: %w", err))
+	}
 	onLoss, err := state.ParseOnLoss(s.onLoss)
 	if err != nil {
 		faults = append(faults, fmt.Errorf("--on-loss: %w", err))
@@ -162,10 +168,12 @@ func (a *app) nodeConfig() (node.Config, error) {
 		Settings:        cut,
 		Verify:          true,
 		Direct:          a.direct,
+		Mode:            mode,
 		Replicas:        s.replicas,
 		MinSync:         s.minSync,
 		Lease:           s.lease,
 		OnLoss:          onLoss,
+		LostAfter:       s.lostAfter,
 		Boot:            ucxnet.BootTime,
 		DrainTimeout:    s.drainTimeout,
 		Log:             log,
@@ -232,7 +240,8 @@ func (s *serveSettings) checkNames() error {
 		flag  string
 		value int64
 	}{{"memory", int64(s.memory)}, {"max-value", int64(s.maxValue)}, {"drain-timeout", int64(s.drainTimeout)},
-		{"replicas", int64(s.replicas)}, {"min-sync", int64(s.minSync)}, {"lease", int64(s.lease)}} {
+		{"replicas", int64(s.replicas)}, {"min-sync", int64(s.minSync)}, {"lease", int64(s.lease)},
+		{"lost-after", int64(s.lostAfter)}} {
 		if n.value == 0 {
 			faults = append(faults, fmt.Errorf("%w: --%s 0, want more", dramnode.ErrInvalid, n.flag))
 		}

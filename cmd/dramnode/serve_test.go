@@ -74,8 +74,8 @@ func TestServeFlags(t *testing.T) {
 	if string(c.ClusterKey) != "0123456789abcdef" || c.MemoryBytes != 2<<30 || c.MaxValueBytes != 1<<20 {
 		t.Errorf("%+v", c)
 	}
-	c, err = configOf(t, "--replicas", "3", "--min-sync", "2", "--lease", "3s", "--on-loss", "refuse")
-	if err != nil || c.Replicas != 3 || c.MinSync != 2 || c.Lease != 3*time.Second || c.OnLoss != state.Refuse {
+	c, err = configOf(t, "--replicas", "3", "--min-sync", "2", "--lease", "3s", "--on-loss", "refuse", "--lost-after", "2m")
+	if err != nil || c.Replicas != 3 || c.MinSync != 2 || c.Lease != 3*time.Second || c.OnLoss != state.Refuse || c.LostAfter != 2*time.Minute {
 		t.Errorf("%+v, %v", c, err)
 	}
 	c, err = configOf(t, "--routing", "range", "--split", "g,n", "--split", "t")
@@ -109,9 +109,10 @@ func TestServeFaults(t *testing.T) {
 		{"--replicas 3 --min-sync 4", "min-sync 4, want 1 to replicas (3)"},
 		{"--replicas 3 --lease 10ms", "lease of 10ms"},
 		{"--replicas 3 --lease 0s", "--lease 0"},
+		{"--replicas 3 --lost-after 0s", "--lost-after 0"},
+		{"--replicas 3 --lost-after -1s", "lost-after of -1s"},
 		{"--on-loss cry", `--on-loss: dramnode: invalid argument: on-loss "cry", want recreate or refuse`},
 		{"--replicas 3 --eviction s3fifo", "eviction s3fifo with 3 replicas"},
-		{"--replicas 3 --direct", "direct with 3 replicas"},
 		{"--name a\x1b[2J", `--name "a\x1b[2J"`},
 		{"--zone " + strings.Repeat("z", 129), "--zone"},
 		{"--log-level loud", "--log-level"},

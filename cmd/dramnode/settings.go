@@ -61,10 +61,12 @@ type serveSettings struct {
 	memory       config.Bytes
 	maxValue     config.Bytes
 	eviction     string
+	mode         string
 	replicas     int
 	minSync      int
 	lease        time.Duration
 	onLoss       string
+	lostAfter    time.Duration
 	partitions   int
 	routing      string
 	splits       []string
@@ -90,10 +92,12 @@ func (s *serveSettings) flags() *pflag.FlagSet {
 	f.Var(&s.memory, "memory", "limit for keys, values, their index and values in transit, such as 512MiB, 2GB or 16g")
 	f.Var(&s.maxValue, "max-value", "longest value")
 	f.StringVar(&s.eviction, "eviction", storage.EvictNone.String(), "when memory is full: none refuses writes, s3fifo drops entries that are read least")
-	f.IntVar(&s.replicas, "replicas", 1, "copies of each partition, 1 to 5; equal on all nodes, as the next three")
-	f.IntVar(&s.minSync, "min-sync", 1, "with --replicas: copies without which writes are refused")
-	f.DurationVar(&s.lease, "lease", lease.DefaultTiming().Length, "with --replicas: how long a node serves without hearing from the others")
-	f.StringVar(&s.onLoss, "on-loss", state.Recreate.String(), "with --replicas: a partition that has lost all copies starts again empty (recreate) or waits for you (refuse)")
+	f.StringVar(&s.mode, "mode", state.Strong.String(), "strong, or cache: one copy, which is given up at once and without a word when its node is gone; equal on all nodes, as the next five")
+	f.IntVar(&s.replicas, "replicas", 1, "copies of each partition, 1 to 5")
+	f.IntVar(&s.minSync, "min-sync", 1, "copies without which writes are refused")
+	f.DurationVar(&s.lease, "lease", lease.DefaultTiming().Length, "how long a node serves without hearing from the others")
+	f.StringVar(&s.onLoss, "on-loss", state.Recreate.String(), "a partition that has lost all copies starts again empty (recreate) or waits for you (refuse)")
+	f.DurationVar(&s.lostAfter, "lost-after", state.DefaultParams().LostAfter, "how long a partition waits for its last copies before they count as lost; not in a cache")
 	f.IntVar(&s.partitions, "partitions", ring.DefaultPartitions, "hash partitions; equal on all nodes, fixed for a cluster's life")
 	f.StringVar(&s.routing, "routing", ring.Hash.String(), "how keys find partitions: hash, range or explicit")
 	f.StringSliceVar(&s.splits, "split", nil, "with --routing range: first `key` of each partition but the first, ascending")

@@ -50,11 +50,10 @@ type Seeds struct {
 
 // The group's rhythm.
 const (
-	tickInterval  = 30 * time.Millisecond
-	standstill    = 5 * tickInterval // after which missed ticks are not made up for
-	maxOut        = 1 << 14          // messages that wait to be taken; more are dropped, as a network would
-	maxTextBytes  = 1 << 10
-	decideAtLeast = 25 * time.Millisecond
+	tickInterval = 30 * time.Millisecond
+	standstill   = 5 * tickInterval // after which missed ticks are not made up for
+	maxOut       = 1 << 14          // messages that wait to be taken; more are dropped, as a network would
+	maxTextBytes = 1 << 10
 )
 
 // ErrRetired is returned when the cluster has given this incarnation up. The process may come back only as
@@ -68,12 +67,15 @@ type Group struct {
 	Lease   *lease.Holder
 	log     *log // nil before it has one
 
-	lead     *leader.Leader // while this process leads
-	term     uint64         // that it leads in
-	proposal uint64         // the tag of the batch under way, or 0
-	tags     uint64
-	decideAt time.Duration
-	dirty    bool // something happened since the last decision
+	lead      *leader.Leader // while this process leads
+	term      uint64         // that it leads in
+	proposal  uint64         // the tag of the batch under way, or 0
+	tags      uint64
+	decideAt  time.Duration // when the next decision is due
+	decidedAt time.Duration // when the last one was made
+	judged    *state.State  // that it looked at
+	ticked    bool          // since the last turn
+	asking    asking
 
 	found    founding
 	recovery recovery
@@ -131,12 +133,13 @@ func (g *Group) Err() error { return g.err }
 
 // Take returns the messages to send since the last call.
 func (g *Group) Take() []Message {
+	g.sendAsks()
 	out := g.out
 	g.out = nil
 	return out
 }
 
-// Tick lets time pass; call it every few milliseconds. The wall clock only makes epochs grow.
+// Tick lets time pass; call it when Next says, or more often. The wall clock only makes epochs grow.
 func (g *Group) Tick(now time.Duration, unixSeconds uint32) {
 	g.now, g.unix = now, unixSeconds
 	if g.err != nil {
@@ -146,20 +149,46 @@ func (g *Group) Tick(now time.Duration, unixSeconds uint32) {
 		g.enter()
 		return
 	}
-	if now-g.nextTick > standstill {
-		g.nextTick = now // this process stood still: what would have kept it quiet is yet to be read
-	}
-	for g.nextTick <= now && g.err == nil {
-		g.nextTick += tickInterval
-		if !g.waiting() {
-			g.fail(g.guard(g.log.tick))
-		}
-	}
+	g.pass()
 	if r, due := g.Lease.Due(now); due {
 		g.renew(r)
 	}
 	g.turn()
 	g.tend()
+}
+
+// Next returns when Tick is to be called, if no message comes before. What is due earlier than that is due at once.
+func (g *Group) Next() time.Duration {
+	switch {
+	case g.log == nil:
+		return g.found.next
+	case g.waiting() || !g.Lease.Valid(g.now):
+		return g.now + tickInterval // it tries all sorts of things
+	}
+	next := min(g.nextTick+time.Duration(g.log.quiet()-1)*tickInterval, g.Lease.Next())
+	if g.recovery.founded != nil && g.now < g.recovery.until {
+		next = min(next, g.recovery.next)
+	}
+	if g.lead != nil && g.log.established() {
+		if next = min(next, g.lead.Grants.Next()); g.proposal == 0 {
+			next = min(next, g.decideAt)
+		}
+	}
+	return next
+}
+
+// pass lets the ticks pass that are due.
+func (g *Group) pass() {
+	if g.now-g.nextTick > standstill {
+		g.nextTick = g.now // this process stood still: what would have kept it quiet is yet to be read
+	}
+	for g.nextTick <= g.now && g.err == nil {
+		g.nextTick += tickInterval
+		g.ticked = true
+		if !g.waiting() {
+			g.fail(g.guard(g.log.tick))
+		}
+	}
 }
 
 // guard runs f, and turns a panic of the consensus library, which may be what a peer's nonsense leads to,
@@ -228,26 +257,6 @@ func (g *Group) logState() *state.State {
 	return g.log.state
 }
 
-// Ask passes a wish of this node on to the leader, if it is known. It may get lost: ask again until the
-// table shows the answer.
-func (g *Group) Ask(a leader.Ask) {
-	a.From = g.cfg.Self.Incarnation
-	if g.lead != nil {
-		g.asked(a)
-		return
-	}
-	if to := g.Leader(); to != 0 {
-		g.send(Message{Kind: KindAsk, To: to, Ask: a})
-	}
-}
-
-func (g *Group) asked(a leader.Ask) {
-	g.dirty = true
-	if err := g.lead.Ask(g.now, a); err != nil && a.Kind == leader.AskJoin {
-		g.send(Message{Kind: KindRefuse, To: a.Node.Incarnation, Addr: a.Node.Addr, Text: err.Error()})
-	}
-}
-
 // Report passes the sizes of this node's partitions on to the leader.
 func (g *Group) Report(usage []Usage) {
 	if g.lead != nil {
@@ -282,40 +291,42 @@ func (g *Group) renew(r lease.Renewal) {
 	}
 }
 
-// Step takes a message at now.
-func (g *Group) Step(now time.Duration, m Message) {
+// Step takes messages that have come by now.
+func (g *Group) Step(now time.Duration, messages ...Message) {
 	g.now = now
+	if g.err == nil && g.log != nil {
+		g.pass() // before they came
+	}
+	for i := range messages {
+		g.step(messages[i])
+	}
+	g.turn()
+}
+
+func (g *Group) step(m Message) {
 	if g.err != nil || m.To != 0 && m.To != g.cfg.Self.Incarnation {
 		return // for another life of this address
 	}
 	switch {
 	case m.Kind == KindHello:
 		g.hello(m) // also from itself: a seed may be another name of this host
-		return
 	case m.From == g.cfg.Self.Incarnation:
-		return
 	case m.Kind == KindRefuse:
 		g.refused(m)
-		return
 	case m.Kind == KindSeal:
 		g.seal(m)
-		return
 	case m.Kind == KindAsk && m.Ask.Kind == leader.AskJoin:
 		g.joining(m)
 	case m.Cluster != g.cluster && g.cluster != 0:
 		g.conflicts++
-		return
-	case g.waiting() && m.Era < g.recovery.sealed:
-		return // this process has left that era
+	case g.waiting() && m.Era < g.recovery.sealed: // this process has left that era
 	case g.log == nil || m.Era > g.era():
 		g.follow(m)
 	case m.Era < g.era():
 		g.send(Message{Kind: KindTable, To: m.From, Addr: m.Reply, Table: g.Table().Append(nil)})
-		return
 	default:
 		g.take(m)
 	}
-	g.turn()
 }
 
 // take handles a message of our cluster and era.
@@ -323,6 +334,11 @@ func (g *Group) take(m Message) {
 	switch m.Kind {
 	case KindRaft:
 		g.raft(m.Raft)
+		if m.From == g.Leader() {
+			if r, due := g.Lease.DueSoon(g.now); due {
+				g.renew(r) // with the answer, and when the others do
+			}
+		}
 	case KindRenew:
 		g.renewed(m)
 	case KindGrant:
@@ -330,6 +346,12 @@ func (g *Group) take(m Message) {
 	case KindAsk:
 		if g.lead != nil && m.Ask.From == m.From {
 			g.asked(m.Ask)
+		}
+	case KindAsks:
+		for i := range m.Asks {
+			if g.lead != nil {
+				g.asked(m.Asks[i])
+			}
 		}
 	case KindUsage:
 		if g.lead != nil {
@@ -349,6 +371,12 @@ func (g *Group) renewed(m Message) {
 		g.send(Message{Kind: KindTable, To: m.From, Addr: m.Reply, Table: g.Table().Append(nil)})
 	case g.lead != nil:
 		g.lead.Grants.Renew(g.now, m.Renewal)
+		if r, due := g.Lease.DueSoon(g.now); due {
+			g.renew(r) // for one round
+		}
+		if n.Status != state.Up || !n.Known {
+			g.decideAt = min(g.decideAt, max(g.now, g.decidedAt+askPause)) // it may have waited for this
+		}
 	}
 }
 
@@ -420,9 +448,11 @@ func (g *Group) differs(m *Message, s *state.State) string {
 		here, there any
 	}{
 		{"max-value", m.MaxValue, s.MaxValue},
+		{"mode", m.Ask.Params.Mode, s.Params.Mode},
 		{"replicas", m.Ask.Params.Replicas, s.Params.Replicas},
 		{"min-sync", m.Ask.Params.MinSync, s.Params.MinSync},
 		{"on-loss", m.Ask.Params.OnLoss, s.Params.OnLoss},
+		{"lost-after", m.Ask.Params.LostAfter, s.Params.LostAfter},
 		{"lease", m.Lease, g.cfg.Timing.Length},
 	} {
 		if d.here != d.there {
@@ -438,10 +468,12 @@ func (g *Group) turn() {
 		return
 	}
 	g.leadership()
-	if g.lead != nil && g.log.established() {
+	if g.lead != nil && (g.log.established() || rule.Off(rule.LeaderCaughtUp)) {
 		g.grant()
-		g.decide()
-		g.members()
+		if decided := g.decide(); decided || g.ticked {
+			g.members()
+		}
+		g.ticked = false
 	}
 	g.Lease.Install(g.log.state)
 	for _, m := range g.log.out {
@@ -477,7 +509,7 @@ func (g *Group) leadership() {
 		g.lead, g.proposal = nil, 0
 	case g.lead == nil || g.term != g.log.term():
 		g.lead = leader.New(g.cfg.Self.Incarnation, g.log.state, g.cfg.Timing, g.now)
-		g.term, g.proposal, g.decideAt = g.log.term(), 0, g.now
+		g.term, g.proposal, g.decideAt, g.judged = g.log.term(), 0, g.now, nil
 	}
 }
 
@@ -510,20 +542,20 @@ func (g *Group) grant() {
 	}
 }
 
-// decide has one batch under way at a time.
-func (g *Group) decide() {
+// decide has one batch under way at a time. It reports whether it looked.
+func (g *Group) decide() bool {
 	if g.proposal != 0 && g.log.decided(g.proposal) {
-		g.proposal, g.dirty = 0, true
+		g.proposal, g.judged = 0, nil
 		g.lead.Decided()
 	}
-	if g.proposal != 0 || !g.dirty && g.now < g.decideAt {
-		return
+	if g.proposal != 0 || g.now < g.decideAt && g.judged == g.log.state {
+		return false
 	}
-	g.dirty, g.decideAt = false, g.now+decideAtLeast
 	batch := g.lead.Decide(g.now, g.unix, g.log.state)
+	g.judged, g.decidedAt, g.decideAt = g.log.state, g.now, g.lead.Next(g.now, g.log.state)
 	if len(batch) == 0 {
 		g.lead.Decided()
-		return
+		return true
 	}
 	g.tags++
 	g.proposal = g.tags
@@ -533,9 +565,10 @@ func (g *Group) decide() {
 		return g.log.settle()
 	}))
 	if !taken {
-		g.proposal = 0
+		g.proposal, g.decideAt = 0, g.now+tickInterval
 		g.lead.Decided()
 	}
+	return true
 }
 
 // members keeps voters and learners in step with the table. A leader that leaves hands over first.

@@ -143,7 +143,9 @@ func (w *world) run(d time.Duration) {
 			if p == nil || p.paused || p.Err() != nil {
 				continue
 			}
-			p.Tick(w.clock(p), uint32(w.now/time.Second))
+			if now := w.clock(p); now >= p.Next() { // it need not be asked more often
+				p.Tick(now, uint32(w.now/time.Second))
+			}
 			if w.r.IntN(4) == 0 {
 				w.replicas(p)
 			}
@@ -470,6 +472,7 @@ func TestJoinRefused(t *testing.T) {
 		"replicas 2 here, 3 there":            func(c *Config) { c.Params.Replicas = 2 },
 		"min-sync 2 here, 1 there":            func(c *Config) { c.Params.MinSync = 2 },
 		"on-loss refuse here, recreate there": func(c *Config) { c.Params.OnLoss = state.Refuse },
+		"lost-after 9s here, 30s there":       func(c *Config) { c.Params.LostAfter = 9 * time.Second },
 		"lease 2s here, 1s there":             func(c *Config) { c.Timing.Length = 2 * time.Second },
 	} {
 		w.config = change
@@ -631,7 +634,7 @@ func TestRulesAreNeeded(t *testing.T) {
 	if !rule.Mutable {
 		t.Skip("needs -tags mutations")
 	}
-	defer rule.Remove("")
+	defer rule.Remove()
 	for _, r := range []rule.Rule{rule.Fence, rule.NewLeaderWaits, rule.QuorumRound, rule.LeaseFromSend} {
 		rule.Remove(r)
 		var text fault

@@ -20,6 +20,8 @@ import (
 // The consensus group counts time in ticks.
 const (
 	electionTicks    = 10   // without a leader, and up to twice as many, before a voter campaigns
+	heartbeatTicks   = 5    // between messages of a leader that has nothing else to say; most rounds of leases come sooner
+	quietTicks       = 3    // that may pass at once, as nobody would notice
 	snapshotTicks    = 20   // before a snapshot that was not acknowledged is sent again
 	maxEntries       = 1024 // of the log before it is compacted
 	keepEntries      = 128  // of them, for those that are a little behind
@@ -72,7 +74,7 @@ func newLog(id state.Incarnation, seed uint64, first *state.State, voters []stat
 	}
 	var err error
 	l.raw, err = raft.NewRawNode(&raft.Config{
-		ID: uint64(id), ElectionTick: electionTicks, HeartbeatTick: 1, Storage: memory{l.storage, l}, Applied: l.applied,
+		ID: uint64(id), ElectionTick: electionTicks, HeartbeatTick: heartbeatTicks, Storage: memory{l.storage, l}, Applied: l.applied,
 		MaxSizePerMsg: maxMessageBytes, MaxInflightMsgs: maxInflight, MaxUncommittedEntriesSize: maxUncommitted,
 		CheckQuorum: true, PreVote: true, ReadOnlyOption: raft.ReadOnlySafe,
 		DisableProposalForwarding: true, StepDownOnRemoval: true,
@@ -138,6 +140,14 @@ func (l *log) established() bool {
 func (l *log) leader() state.Incarnation { return state.Incarnation(l.raw.BasicStatus().Lead) }
 
 func (l *log) term() uint64 { return l.raw.BasicStatus().GetTerm() }
+
+// quiet is how many ticks may pass before something has to happen.
+func (l *log) quiet() int {
+	if l.leading() {
+		return quietTicks
+	}
+	return min(quietTicks, max(1, l.timeout-l.elapsed))
+}
 
 // tick lets one tick pass.
 func (l *log) tick() error {

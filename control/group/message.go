@@ -16,15 +16,16 @@ import (
 type Kind uint8
 
 const (
-	KindRaft   Kind = 1 // Raft
-	KindRenew  Kind = 2 // Renewal, to the leader
-	KindGrant  Kind = 3 // Grant, from the leader
-	KindAsk    Kind = 4 // Ask, to the leader; a join also to anybody
-	KindRefuse Kind = 5 // Text: why the asked-for join will never be granted
-	KindUsage  Kind = 6 // Usage, to the leader
-	KindTable  Kind = 7 // Table: the receiver's era is over
-	KindHello  Kind = 8 // Hello: to and from processes that may have no cluster yet
-	KindSeal   Kind = 9 // Seal: the control plane is to be founded anew
+	KindRaft   Kind = 1  // Raft
+	KindRenew  Kind = 2  // Renewal, to the leader
+	KindGrant  Kind = 3  // Grant, from the leader
+	KindAsk    Kind = 4  // Ask, to the leader; a join also to anybody
+	KindRefuse Kind = 5  // Text: why the asked-for join will never be granted
+	KindUsage  Kind = 6  // Usage, to the leader
+	KindTable  Kind = 7  // Table: the receiver's era is over
+	KindHello  Kind = 8  // Hello: to and from processes that may have no cluster yet
+	KindSeal   Kind = 9  // Seal: the control plane is to be founded anew
+	KindAsks   Kind = 10 // Asks of partitions, to the leader
 )
 
 // A Message goes from one process life to another. One for another life, cluster or era is dropped.
@@ -40,6 +41,7 @@ type Message struct {
 	Renewal  lease.Renewal
 	Grant    lease.Grant
 	Ask      leader.Ask
+	Asks     []leader.Ask
 	Settings []byte        // with a join: ring.Config, which must be the cluster's
 	MaxValue uint32        // with a join, likewise
 	Lease    time.Duration // with a join, likewise
@@ -83,6 +85,8 @@ func (m *Message) Append(dst []byte) []byte {
 		e.ask(&m.Ask)
 		e.u64(uint64(m.MaxValue), uint64(m.Lease))
 		e.rest(m.Settings)
+	case KindAsks:
+		e.asks(m.Asks)
 	case KindRefuse:
 		e.rest([]byte(m.Text))
 	case KindUsage:
@@ -120,6 +124,8 @@ func ParseMessage(b []byte) (Message, error) {
 		m.Ask = d.ask()
 		m.MaxValue, m.Lease = uint32(d.number(1<<32-1)), time.Duration(d.number(1<<62))
 		m.Settings = d.rest()
+	case KindAsks:
+		m.Asks = d.asks(m.From)
 	case KindRefuse:
 		m.Text = string(d.rest())
 	case KindUsage:

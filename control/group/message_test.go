@@ -31,6 +31,9 @@ func everything() []Message {
 		{Kind: KindTable, Table: []byte{9}},
 		{Kind: KindHello, Hello: Hello{Reply: true, Blank: true, Grants: 3, Name: "a", Asked: "b:1", Version: 7, Sent: 8}},
 		{Kind: KindSeal, Seal: Seal{Step: SealFound, Era: 2, Sent: 3, Table: []byte{1}, Voters: []state.Incarnation{1, 2}}},
+		{Kind: KindAsks, Asks: []leader.Ask{
+			{Kind: leader.AskActivate, From: 2, Partition: 1, Epoch: 7}, {Kind: leader.AskReport, From: 2, Partition: 3, Epoch: 8, Peer: 4, AssignID: 5},
+		}},
 	}
 	for i := range all {
 		all[i].Cluster, all[i].Era, all[i].From, all[i].To, all[i].Reply = 11, 1, 2, 3, "c:1"

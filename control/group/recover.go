@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/dramnode/dramnode"
@@ -41,6 +42,7 @@ const (
 	SealAsk    SealStep = 1
 	SealAnswer SealStep = 2
 	SealFound  SealStep = 3
+	SealOrder  SealStep = 4 // an ask on an operator's word: it counts however long the receiver has been without lease
 )
 
 const (
@@ -48,18 +50,21 @@ const (
 	recoverInterval = 200 * time.Millisecond // between questions
 	aliveFor        = time.Second            // after an answer was asked for
 	sealedFor       = 5 * time.Second        // likewise: until then an era may be founded on it
+	wordFor         = 5 * time.Second        // an operator's word counts, unless others were sealed on it
 	maxProcesses    = 4 * 256
 )
 
 type recovery struct {
 	next     time.Duration
-	since    time.Duration                       // this process became a member of the era, or last had a lease
+	since    time.Duration                       // this process became a member of the era, or its lease was seen to have ended
+	leased   bool                                // at the last look
 	alive    map[state.Incarnation]time.Duration // when its last answer was asked for
 	newer    map[state.Incarnation]bool          // has a newer table than we, or an equal one and a lower incarnation
 	others   map[state.Incarnation]string        // addresses of processes that ask to join
 	dead     map[state.Incarnation]bool          // proven, for good
 	hopeless time.Duration                       // since when the old era is known to be unable to go on; 0: it may
-	asserted bool                                // an operator has started this
+	asserted time.Duration                       // an operator has started this, and until when the word counts; 0: nobody has
+	word     []state.Incarnation                 // who is in dead for that alone
 	sealed   uint32                              // the era that this process waits for
 	sealer   state.Incarnation                   // who founds it
 	answers  map[state.Incarnation]time.Duration // to our question: when it was asked
@@ -80,23 +85,59 @@ func (r *recovery) init() {
 // waiting reports whether this process has left its era and not reached the next.
 func (g *Group) waiting() bool { return g.recovery.sealed > g.era() }
 
-// Recover is an operator's word that the processes that now have, or last had, these names are dead. Said at
-// one node, it founds the control plane anew if every other one is reachable. The word is not checked.
+// Recover is an operator's word that the processes that now have, or last had, these names are dead. Said at one node it founds the
+// control plane anew, if all others can be reached. ErrInvalid says that this is no such case: there is a lease, or one of
+// the dead answers. With ErrUnavailable it may be one in a moment. That nobody else has such a name's memory cannot be checked.
+// The word is forgotten soon: say it again until the era is another one.
 func (g *Group) Recover(assertDead []string) error {
-	t := g.Table()
+	t, r := g.Table(), &g.recovery
 	if t == nil {
 		return fmt.Errorf("%w: this node has no table", dramnode.ErrUnavailable)
 	}
-	g.recovery.init()
+	r.init()
+	r.retract()
+	switch silent := g.now - r.since; {
+	case g.Lease.Valid(g.now):
+		return fmt.Errorf("%w: this node has a lease: most voters live, there is nothing to recover", dramnode.ErrInvalid)
+	case silent < recoverAfter*g.cfg.Timing.Length+aliveFor:
+		return fmt.Errorf("%w: this node has been without a lease for %v only, too short to know who is alive", dramnode.ErrUnavailable, silent.Round(time.Millisecond))
+	}
+	var word []state.Incarnation
 	for _, name := range assertDead {
 		n := t.Named(name)
 		if n == nil || n.Incarnation == g.cfg.Self.Incarnation {
 			return fmt.Errorf("%w: no other node is called %q", dramnode.ErrInvalid, name)
 		}
-		g.recovery.dead[n.Incarnation] = true
+		if asked, ok := r.alive[n.Incarnation]; ok && g.now-asked <= 2*aliveFor {
+			return fmt.Errorf("%w: %s is alive: it answers at %s", dramnode.ErrInvalid, name, n.Addr)
+		}
+		word = append(word, n.Incarnation)
 	}
-	g.recovery.asserted = true
+	var silent []string
+	for i := range t.Nodes {
+		n := &t.Nodes[i]
+		if n.Status != state.Gone && n.Incarnation != g.cfg.Self.Incarnation && !r.dead[n.Incarnation] && !slices.Contains(word, n.Incarnation) && !r.isAlive(g.now, n.Incarnation) {
+			silent = append(silent, n.Name)
+		}
+	}
+	if len(silent) > 0 {
+		return fmt.Errorf("%w: no answer from %s: whoever is not dead must be reached, and whoever is must be named", dramnode.ErrUnavailable, strings.Join(silent, ", "))
+	}
+	for _, i := range word {
+		if !r.dead[i] {
+			r.dead[i], r.word = true, append(r.word, i)
+		}
+	}
+	r.asserted = g.now + wordFor
 	return nil
+}
+
+// retract forgets an operator's word.
+func (r *recovery) retract() {
+	for _, i := range r.word {
+		delete(r.dead, i)
+	}
+	r.word, r.asserted = nil, 0
 }
 
 // heardOf notes an answer to a question of ours: a process that is alive, and a name that is therefore not
@@ -133,10 +174,18 @@ func (r *recovery) isAlive(now time.Duration, i state.Incarnation) bool {
 // tend does what a node without lease can do about it.
 func (g *Group) tend() {
 	r := &g.recovery
-	if g.Lease.Valid(g.now) {
-		r.since, r.asserted = g.now, false
+	leased := g.Lease.Valid(g.now)
+	if leased || r.leased {
+		r.since = g.now
+	}
+	r.leased = leased
+	if leased {
+		r.retract()
 		g.tell()
 		return
+	}
+	if r.asserted != 0 && g.now > r.asserted && !g.waiting() {
+		r.retract()
 	}
 	if g.now < r.next || g.now-r.since < recoverAfter*g.cfg.Timing.Length {
 		return
@@ -183,7 +232,7 @@ func (g *Group) mayRecover() bool {
 	r, self := &g.recovery, g.cfg.Self.Incarnation
 	t := g.Table()
 	n := t.Node(self)
-	if n == nil || n.Status == state.Gone || !r.asserted && g.now-r.since > leader.RecoverWithin {
+	if n == nil || n.Status == state.Gone || r.asserted == 0 && g.now-r.since > leader.RecoverWithin {
 		return false
 	}
 	alone := true
@@ -193,13 +242,13 @@ func (g *Group) mayRecover() bool {
 			continue
 		case !r.isAlive(g.now, i):
 			return false
-		case r.newer[i] && !r.asserted:
+		case r.newer[i] && r.asserted == 0:
 			return false
 		}
 		alone = false
 	}
 	newcomer := alone && g.log.state == nil // does not know the voters, but they are all dead
-	if !r.asserted && !newcomer && !g.noMajority(g.log.conf.GetVoters()) && !g.noMajority(g.log.conf.GetVotersOutgoing()) {
+	if r.asserted == 0 && !newcomer && !g.noMajority(g.log.conf.GetVoters()) && !g.noMajority(g.log.conf.GetVotersOutgoing()) {
 		r.hopeless = 0
 		return false
 	}
@@ -228,9 +277,13 @@ func (g *Group) noMajority(voters []uint64) bool {
 }
 
 func (g *Group) askSeals() {
+	step := SealAsk
+	if g.recovery.asserted != 0 {
+		step = SealOrder
+	}
 	for _, n := range g.Table().Nodes {
 		if n.Incarnation != g.cfg.Self.Incarnation && g.recovery.isAlive(g.now, n.Incarnation) {
-			g.send(Message{Kind: KindSeal, To: n.Incarnation, Seal: Seal{Step: SealAsk, Era: g.recovery.sealed, Sent: g.now}})
+			g.send(Message{Kind: KindSeal, To: n.Incarnation, Seal: Seal{Step: step, Era: g.recovery.sealed, Sent: g.now}})
 		}
 	}
 }
@@ -332,7 +385,7 @@ func (g *Group) seal(m Message) {
 	r := &g.recovery
 	r.init()
 	switch s := m.Seal; s.Step {
-	case SealAsk:
+	case SealAsk, SealOrder:
 		if s.Era <= g.era() {
 			g.send(Message{Kind: KindTable, To: m.From, Table: g.Table().Append(nil)})
 			return
@@ -362,7 +415,7 @@ func (g *Group) seal(m Message) {
 func (g *Group) maySeal(m Message) bool {
 	r := &g.recovery
 	lapsed := g.now - r.since
-	return !g.Lease.Valid(g.now) && lapsed >= g.cfg.Timing.Length && (lapsed <= leader.RecoverWithin || r.asserted) &&
+	return !g.Lease.Valid(g.now) && !r.leased && lapsed >= g.cfg.Timing.Length && (lapsed <= leader.RecoverWithin || m.Seal.Step == SealOrder) &&
 		(!g.waiting() || r.sealer == m.From && m.Seal.Era >= r.sealed)
 }
 

@@ -1,9 +1,12 @@
 package group
 
 import (
+	"errors"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/dramnode/dramnode"
 	"github.com/dramnode/dramnode/control/state"
 )
 
@@ -100,14 +103,50 @@ func TestRecoveryAsksLearnersToo(t *testing.T) {
 	}
 }
 
-func TestRecoverIsChecked(t *testing.T) {
-	w := cluster(t, 24, 2)
-	if err := w.procs["a"].Recover([]string{"x"}); err == nil {
-		t.Error("an unknown node was asserted dead")
+// TestOperatorsWord: what can be checked of it is, and then it counts, also long after the voters were lost; but not for ever.
+func TestOperatorsWord(t *testing.T) {
+	w := cluster(t, 24, 5)
+	refused := func(at string, word []string, want error, text string) {
+		t.Helper()
+		if err := w.procs[at].Recover(word); !errors.Is(err, want) || !strings.Contains(err.Error(), text) {
+			t.Errorf("%q said at %s: %v, want %q", word, at, err, text)
+		}
 	}
-	if err := w.procs["a"].Recover([]string{"a"}); err == nil {
-		t.Error("a node asserted its own death")
+	refused("a", nil, dramnode.ErrInvalid, "nothing to recover")
+	for _, name := range []string{"a", "b", "c"} {
+		delete(w.procs, name)
 	}
+	w.run(2 * time.Second)
+	refused("d", []string{"a", "b", "c"}, dramnode.ErrUnavailable, "too short")
+	w.run(5 * time.Minute) // longer than nodes recover by themselves
+	refused("d", []string{"a", "b", "c", "x"}, dramnode.ErrInvalid, `no other node is called "x"`)
+	refused("d", []string{"a", "b", "c", "d"}, dramnode.ErrInvalid, `no other node is called "d"`)
+	refused("d", []string{"a", "b", "c", "e"}, dramnode.ErrInvalid, "e is alive")
+	refused("d", []string{"a", "b"}, dramnode.ErrUnavailable, "no answer from c")
+	w.isolate([]string{"e"}, true)
+	w.run(10 * time.Second)
+	refused("d", []string{"a", "b", "c"}, dramnode.ErrUnavailable, "no answer from e")
+	w.cut = map[[2]string]bool{}
+	w.run(10 * time.Second)
+	word := []string{"a", "b", "c"}
+	if err := w.procs["d"].Recover(word); err != nil {
+		t.Fatal(err)
+	}
+	w.isolate([]string{"e"}, true) // so nothing can come of it
+	w.run(10 * time.Second)
+	w.cut = map[[2]string]bool{}
+	w.run(10 * time.Second)
+	if era := w.procs["d"].Table().Era; era != 1 {
+		t.Fatalf("era %d on a word that was said long ago", era)
+	}
+	if err := w.procs["d"].Recover(word); err != nil {
+		t.Fatal(err)
+	}
+	w.settle(2, 30*time.Second)
+	if w.newest.Era != 2 || !w.newest.Serves(w.procs["e"].inc) {
+		t.Errorf("era %d, nodes %+v", w.newest.Era, w.newest.Nodes)
+	}
+	refused("d", word, dramnode.ErrInvalid, "nothing to recover")
 	if err := newWorld(t, 1).start("z", "y").Recover(nil); err == nil {
 		t.Error("a process without a cluster recovers one")
 	}

@@ -95,6 +95,7 @@ type Leader struct {
 	forgotten uint64        // State.Forgotten, and since when this leader knows
 	forgotAt  time.Duration
 
+	moving  bool     // the last decision left something to do that others or budgets delay
 	bytes   []uint64 // of each partition, as its primary said
 	sized   []bool   // it did
 	buckets map[state.Incarnation]*bucket
@@ -193,7 +194,28 @@ func (l *Leader) Decide(now time.Duration, unixSeconds uint32, s *state.State) [
 	d.lost()
 	d.move()
 	d.retire()
+	l.moving = l.moving || len(l.asks)+len(l.inactive) > 0
 	return d.batch
+}
+
+// How long after a decision the next one is due, when nothing has happened.
+const (
+	movingPause  = 25 * time.Millisecond  // while rows wait for leases, acknowledgements or budgets
+	waitingPause = 250 * time.Millisecond // while something waits for a time that lies seconds ahead
+)
+
+// Next returns when to decide again after the last decision, at now on s, if nothing happens before: no message, no new
+// state. A cluster at rest only waits for somebody to fall silent.
+func (l *Leader) Next(now time.Duration, s *state.State) time.Duration {
+	silent := l.Grants.NextSilent(s.Nodes)
+	switch {
+	case l.moving:
+		return min(silent, now+movingPause)
+	case len(l.joins)+len(l.leaves)+len(l.suspended)+len(l.doubts)+len(l.unfit) > 0,
+		slices.ContainsFunc(s.Nodes, func(n state.Node) bool { return n.Status != state.Gone && (n.Status != state.Up || !n.Known) }):
+		return min(silent, now+waitingPause)
+	}
+	return silent
 }
 
 // Decided says that the last batch was applied, or that it was dropped and never will be.

@@ -332,6 +332,14 @@ func TestRefusePolicyWaits(t *testing.T) {
 	if h := b.l.Health(b.s); h.Losses != 0 || h.Offline == 0 {
 		t.Errorf("%+v, want the partitions offline until the operator decides", h)
 	}
+	b.run(params.ForgetAfter + time.Minute) // but it is not forgotten, since it may only be cut off
+	b.alive[2] = true
+	b.run(10 * time.Second)
+	if h := b.l.Health(b.s); h.Losses != 0 || h.Offline != 0 || !b.s.Serves(2) {
+		t.Errorf("%+v after the node with the last copies came back", h)
+	}
+	delete(b.alive, 2)
+	b.run(60 * time.Second)
 	for _, losses := range []uint32{0, 1} { // of each: it may start again, and then the loss is accepted
 		for p := range b.s.Rows {
 			if err := b.l.Ask(b.now, Ask{Kind: AskAccept, Partition: ring.Partition(p), Count: losses}); err != nil {
@@ -418,7 +426,8 @@ func TestActivationOutlivesItsPrimary(t *testing.T) {
 		t.Fatal(err)
 	}
 	others := state.Without(r.Sync, r.Primary)
-	for _, i := range r.Sync {
+	for _, i := range r.Sync { // so that all leases end at once
+		b.l.Grants.Renew(b.now, lease.Renewal{Node: i, Era: b.s.Era, Sent: b.now})
 		b.cut[i] = true
 	}
 	b.run(3 * time.Second)
@@ -635,6 +644,7 @@ func TestVoters(t *testing.T) {
 // before it joined stands in the way for as long as that may be.
 func TestKnow(t *testing.T) {
 	b := three(t, 7)
+	b.run(lease.DefaultTiming().Length) // for everybody to say what it knows
 	for _, n := range b.s.Nodes {
 		if !n.Known {
 			t.Errorf("%s is unknown in a settled cluster", n.Name)
@@ -728,7 +738,7 @@ func TestFenceIsNeeded(t *testing.T) {
 	if !rule.Mutable {
 		t.Skip("needs -tags mutations")
 	}
-	defer rule.Remove("")
+	defer rule.Remove()
 	for _, r := range []rule.Rule{rule.Fence, rule.NewLeaderWaits} {
 		rule.Remove(r)
 		if !caught(func(t testing_) {

@@ -116,6 +116,7 @@ func (d *decision) move() {
 			}
 		}
 	}
+	d.moving = len(steps)+len(in) > 0
 	slices.SortStableFunc(steps, func(a, b step) int { return cmp.Compare(a.copies, b.copies) })
 	limit := int(d.State.Params.MovesPerNode) * smallMoves
 	for _, s := range steps {

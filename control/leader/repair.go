@@ -127,11 +127,18 @@ func (d *decision) ownerOf(p ring.Partition) state.Incarnation {
 	return 0
 }
 
+// needed reports whether i, which is absent, may have the last copy of a partition that waits for it, or for an operator.
+func (d *decision) needed(i state.Incarnation) bool {
+	return slices.ContainsFunc(d.State.Rows, func(r state.Row) bool {
+		return state.Has(r.ActSync, i) && !slices.ContainsFunc(r.ActSync, d.State.Serves)
+	})
+}
+
 // retire ends nodes that have left and given everything away, and those that are not expected any more.
 func (d *decision) retire() {
 	for _, n := range d.State.Nodes {
 		since, known := d.suspended[n.Incarnation]
-		if n.Status == state.Leaving || n.Status == state.Suspended && known && d.now-since >= d.State.Params.ForgetAfter {
+		if n.Status == state.Leaving || n.Status == state.Suspended && known && d.now-since >= d.State.Params.ForgetAfter && !d.needed(n.Incarnation) {
 			_ = d.try(state.Retire{Node: n.Incarnation}) // rejected as long as it has something to give away
 		}
 	}

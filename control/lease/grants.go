@@ -1,6 +1,7 @@
 package lease
 
 import (
+	"math"
 	"slices"
 	"time"
 
@@ -13,6 +14,8 @@ const (
 	maxWaiting = 4096 // renewals, one per node
 	maxRounds  = 64   // under way at once; the oldest is given up, its nodes have long asked again
 )
+
+const never = time.Duration(math.MaxInt64)
 
 // Grants is what one leader knows of leases, for one term. What earlier leaders granted it does not know,
 // and so it judges nobody before those leases have ended.
@@ -27,7 +30,7 @@ type Grants struct {
 	waiting []renewal // for the next round, at most one per node
 	rounds  []round   // with the voters, oldest first
 	roundID uint64
-	nextAt  time.Duration
+	nextAt  time.Duration // when the next round is due, if any wait
 }
 
 type lease struct {
@@ -81,6 +84,9 @@ func (g *Grants) Renew(now time.Duration, r Renewal) {
 	if r.Era == g.era { // versions of another era say nothing
 		l.applied = max(l.applied, r.Applied)
 	}
+	if len(g.waiting) == 0 {
+		g.nextAt = max(g.nextAt, now+g.timing.Batch)
+	}
 	at := slices.IndexFunc(g.waiting, func(w renewal) bool { return w.Node == r.Node })
 	switch {
 	case at < 0:
@@ -99,11 +105,18 @@ func (g *Grants) Round(now time.Duration) (id uint64, start bool) {
 	if len(g.rounds) == maxRounds {
 		g.rounds = g.rounds[1:]
 	}
-	g.nextAt = now + g.timing.Batch
 	g.roundID++
 	g.rounds = append(g.rounds, round{id: g.roundID, renewals: g.waiting})
 	g.waiting = nil
 	return g.roundID, true
+}
+
+// Next returns when the next round is due; it is far away while nobody waits for one.
+func (g *Grants) Next() time.Duration {
+	if len(g.waiting) == 0 {
+		return never
+	}
+	return g.nextAt
 }
 
 // Confirmed grants the renewals of a round, and of those before it, to the nodes that may have a lease. The
@@ -142,6 +155,22 @@ func (g *Grants) Ended(now time.Duration, node state.Incarnation) bool {
 func (g *Grants) Silent(now time.Duration, node state.Incarnation) bool {
 	l := g.nodes[node]
 	return g.Ended(now, node) && (l == nil || now >= l.heard+g.timing.Hold())
+}
+
+// NextSilent returns when the first of nodes falls silent, if none of them is heard before.
+func (g *Grants) NextSilent(nodes []state.Node) time.Duration {
+	next := never
+	for i := range nodes {
+		if !nodes[i].Serves() {
+			continue
+		}
+		at := g.since + g.timing.Hold()
+		if l := g.nodes[nodes[i].Incarnation]; l != nil {
+			at = max(at, l.until, l.heard+g.timing.Hold())
+		}
+		next = min(next, at)
+	}
+	return next
 }
 
 // Heard returns for how long node was not heard, counted at most from the beginning of the term.

@@ -71,6 +71,18 @@ func (h *Holder) Due(now time.Duration) (Renewal, bool) {
 	return Renewal{Node: h.self, Era: h.table.Era, Applied: h.table.Version, Sent: now}, true
 }
 
+// DueSoon is Due a little early, for a renewal that costs less now.
+func (h *Holder) DueSoon(now time.Duration) (Renewal, bool) {
+	if h.next-now > h.timing.Renew/3 {
+		return Renewal{}, false
+	}
+	h.next = min(h.next, now)
+	return h.Due(now)
+}
+
+// Next returns when Due is to be asked. Only with a table there is anything to renew.
+func (h *Holder) Next() time.Duration { return h.next }
+
 // Granted takes the table of a grant and then, counted from when the renewal was sent, its lease. With an
 // error neither is taken.
 func (h *Holder) Granted(now time.Duration, g Grant) error {

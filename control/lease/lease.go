@@ -27,7 +27,7 @@ type Timing struct {
 
 // DefaultTiming is that of the product.
 func DefaultTiming() Timing {
-	return Timing{Length: time.Second, Renew: 100 * time.Millisecond, Batch: 25 * time.Millisecond, Drift: 0.01, Margin: 50 * time.Millisecond}
+	return Timing{Length: time.Second, Renew: 200 * time.Millisecond, Batch: 25 * time.Millisecond, Drift: 0.01, Margin: 50 * time.Millisecond}
 }
 
 // Hold is how long after the receipt of a renewal the leader takes its lease for valid.

@@ -122,12 +122,15 @@ func TestGrants(t *testing.T) {
 	g.Renew(10*ms, Renewal{Node: 2, Era: 1, Applied: 5, Sent: 77})
 	g.Renew(11*ms, Renewal{Node: 2, Era: 1, Applied: 4, Sent: 78})
 	g.Renew(11*ms, Renewal{Node: 3, Era: 9, Applied: 99, Sent: 1})
-	id, start := g.Round(12 * ms)
-	if !start {
-		t.Fatal("no round")
+	if _, start := g.Round(34 * ms); start {
+		t.Error("a round before the batch time has passed")
 	}
-	g.Renew(13*ms, Renewal{Node: 2, Era: 1, Sent: 79})
-	if _, again := g.Round(20 * ms); again {
+	id, start := g.Round(g.Next())
+	if !start || g.Next() < time.Hour {
+		t.Fatalf("no round at 35 ms, the next one at %v", g.Next())
+	}
+	g.Renew(36*ms, Renewal{Node: 2, Era: 1, Sent: 79})
+	if _, again := g.Round(45 * ms); again {
 		t.Error("a second round within the batch time")
 	}
 	granted := g.Confirmed(id, anybody)
@@ -137,7 +140,7 @@ func TestGrants(t *testing.T) {
 	if g.Applied(2) != 5 || g.Applied(3) != 0 {
 		t.Errorf("applied %d and %d, want the highest of this era", g.Applied(2), g.Applied(3))
 	}
-	if !g.Holds(1000*ms, 2) || g.Ended(1070*ms, 2) || !g.Ended(1071*ms, 2) || g.Silent(1071*ms, 2) || !g.Silent(1073*ms, 2) {
+	if !g.Holds(1000*ms, 2) || g.Ended(1070*ms, 2) || !g.Ended(1071*ms, 2) || g.Silent(1071*ms, 2) || !g.Silent(1096*ms, 2) {
 		t.Error("a lease received at 11 ms ends at 1071 ms, and silence begins with what was heard last")
 	}
 }
@@ -270,7 +273,7 @@ func TestEveryRuleIsNeeded(t *testing.T) {
 	if !rule.Mutable {
 		t.Skip("needs -tags mutations")
 	}
-	defer rule.Remove("")
+	defer rule.Remove()
 	for _, r := range []rule.Rule{rule.LeaseFromSend, rule.DriftAllowed, rule.NewLeaderWaits, rule.CondemnedNoLease} {
 		rule.Remove(r)
 		fault := ""

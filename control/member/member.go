@@ -44,22 +44,27 @@ type Config struct {
 }
 
 const (
-	turnInterval    = 5 * time.Millisecond
-	publishInterval = 100 * time.Millisecond // the leader looks at every row for it
-	sizesInterval   = time.Second
+	publishInterval = 100 * time.Millisecond // at least between two looks at every row, by the leader
+	sizesInterval   = time.Second            // the health, for the sizes in it, too
 	leaveInterval   = 200 * time.Millisecond
 	inboxLength     = 4096
+	maxStep         = 256 // messages of a step, after which its effects come
 	maxEvents       = 256
 )
 
 // A Member is the running part. Its methods may be called from any goroutine.
 type Member struct {
-	cfg   Config
-	group *group.Group // Run's goroutine alone
-	inbox chan group.Message
-	asks  chan leader.Ask
-	sizes time.Duration // when to report next
-	shown time.Duration // when to publish next
+	cfg       Config
+	group     *group.Group // Run's goroutine alone
+	inbox     chan group.Message
+	asks      chan leader.Ask
+	words     chan word
+	sizes     time.Duration // when to report next
+	shown     time.Duration // when the status was published
+	due       time.Duration // when the timer fires
+	published *state.State  // with the status
+
+	messages []group.Message // of the step under way
 
 	table   atomic.Pointer[state.State]
 	until   atomic.Int64 // the lease
@@ -86,13 +91,19 @@ type Event struct {
 	Text string    `json:"text"`
 }
 
+// A word is an operator's, and waits for what is said to it.
+type word struct {
+	dead   []string
+	answer chan error // with room for it
+}
+
 // New returns a member that does nothing before Run.
 func New(cfg Config) (*Member, error) {
 	g, err := group.New(cfg.Group)
 	if err != nil {
 		return nil, err
 	}
-	return &Member{cfg: cfg, group: g, inbox: make(chan group.Message, inboxLength), asks: make(chan leader.Ask, inboxLength)}, nil
+	return &Member{cfg: cfg, group: g, inbox: make(chan group.Message, inboxLength), asks: make(chan leader.Ask, inboxLength), words: make(chan word)}, nil
 }
 
 // Table returns the newest table that OnTable has seen, nil before the first.
@@ -148,6 +159,17 @@ func (m *Member) Ask(a leader.Ask) error {
 	}
 }
 
+// Recover is Group.Recover.
+func (m *Member) Recover(ctx context.Context, assertDead []string) error {
+	w := word{assertDead, make(chan error, 1)}
+	select {
+	case m.words <- w:
+		return <-w.answer
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
 // Leave gives this node's copies to others and returns when the cluster does without it.
 func (m *Member) Leave(ctx context.Context) error {
 	ticker := time.NewTicker(leaveInterval)
@@ -174,8 +196,8 @@ func (m *Member) Leave(ctx context.Context) error {
 // Run takes part until ctx ends, and then returns nil, or until this process must not go on under its
 // incarnation: then it says why, with group.ErrRetired when the cluster does without it.
 func (m *Member) Run(ctx context.Context) error {
-	ticker := time.NewTicker(turnInterval)
-	defer ticker.Stop()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	defer m.leased.Store(false)
 	defer m.until.Store(0)
 	for {
@@ -183,23 +205,48 @@ func (m *Member) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case msg := <-m.inbox:
-			m.group.Step(m.cfg.Boot(), msg)
+			m.messages = append(m.messages[:0], msg)
+			for range min(len(m.inbox), maxStep-1) {
+				m.messages = append(m.messages, <-m.inbox)
+			}
+			m.group.Step(m.cfg.Boot(), m.messages...)
+			clear(m.messages)
 		case a := <-m.asks:
 			m.group.Ask(a)
 			for range len(m.asks) { // of a new table, mostly: one decision for all of them
 				m.group.Ask(<-m.asks)
 			}
-		case <-ticker.C:
-			now := m.cfg.Boot()
-			m.group.Tick(now, uint32(m.cfg.Wall().Unix()))
-			m.report(now)
-			m.publish(now)
+		case w := <-m.words:
+			w.answer <- m.group.Recover(w.dead)
+		case <-timer.C:
+			m.tick(m.cfg.Boot())
 		}
 		m.turn()
 		if err := m.group.Err(); err != nil {
 			return err
 		}
+		if next := m.next(); next != m.due {
+			m.due = next
+			timer.Reset(next - m.cfg.Boot())
+		}
 	}
+}
+
+// tick does what is due by now.
+func (m *Member) tick(now time.Duration) {
+	m.due = 0
+	m.group.Tick(now, uint32(m.cfg.Wall().Unix()))
+	m.report(now)
+	m.publish(now)
+}
+
+// next returns when tick has something to do.
+func (m *Member) next() time.Duration {
+	next := min(m.group.Next(), m.sizes)
+	if m.news() {
+		next = min(next, m.shown+publishInterval)
+	}
+	return max(next, 1)
 }
 
 // turn shows what has changed, and sends.
@@ -240,11 +287,16 @@ func (m *Member) report(now time.Duration) {
 	}
 }
 
+// news reports whether the published status is not that of now, as far as that costs nothing to know.
+func (m *Member) news() bool {
+	return m.status.Leader != m.group.Leader() || m.status.Leading != m.group.Leading() || m.published != m.group.Table()
+}
+
 func (m *Member) publish(now time.Duration) {
-	if now < m.shown {
+	if pause := now - m.shown; pause < publishInterval || pause < sizesInterval && !m.news() {
 		return
 	}
-	m.shown = now + publishInterval
+	m.shown, m.published = now, m.group.Table()
 	s := Status{Leader: m.group.Leader(), Leading: m.group.Leading(), Conflicts: m.group.Conflicts(), Dropped: m.dropped.Load()}
 	s.Health, _ = m.group.Health()
 	m.mu.Lock()

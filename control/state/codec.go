@@ -121,7 +121,7 @@ func (s *State) Delta(since uint64) []byte {
 
 func (e *encoder) params(p Params) {
 	for _, v := range []uint64{
-		uint64(p.Replicas), uint64(p.MinSync), uint64(p.Voters), uint64(p.MovesPerNode), uint64(p.OnLoss),
+		uint64(p.Replicas), uint64(p.MinSync), uint64(p.Voters), uint64(p.MovesPerNode), uint64(p.Mode), uint64(p.OnLoss),
 		uint64(p.Rereplicate), uint64(p.LostAfter), uint64(p.ForgetAfter), p.RebuildBudget,
 	} {
 		e.uint(v)
@@ -356,7 +356,7 @@ func (d *decoder) end(validate func() error) error {
 func (d *decoder) params() (p Params) {
 	p.Replicas, p.MinSync = uint8(d.uint(255, "replicas")), uint8(d.uint(255, "minSync"))
 	p.Voters, p.MovesPerNode = uint8(d.uint(255, "voters")), uint8(d.uint(255, "moves"))
-	p.OnLoss = OnLoss(d.uint(255, "on loss"))
+	p.Mode, p.OnLoss = Mode(d.uint(255, "mode")), OnLoss(d.uint(255, "on loss"))
 	p.Rereplicate = time.Duration(d.uint(1<<62, "rereplicate"))
 	p.LostAfter = time.Duration(d.uint(1<<62, "lost after"))
 	p.ForgetAfter = time.Duration(d.uint(1<<62, "forget after"))

@@ -397,6 +397,7 @@ func (c DeclareLost) apply(s *State) {
 	r := &s.Rows[c.Partition]
 	if r.ActEpoch != 0 {
 		r.LossCount++
+		s.noted(r)
 	}
 	alone := []Incarnation{c.Owner}
 	r.ActEpoch, r.ActSync = 0, alone

@@ -34,6 +34,7 @@ func (s *State) Recover(era uint32, alive []Incarnation, unixSeconds uint32) *St
 			r.ActSync = left
 			if r.ActEpoch != 0 {
 				r.Doubts++
+				next.noted(r)
 			}
 		}
 		primary := r.Primary

@@ -157,15 +157,44 @@ func ParseOnLoss(text string) (OnLoss, error) {
 	return 0, fmt.Errorf("%w: on-loss %q, want %v or %v", dramnode.ErrInvalid, text, Recreate, Refuse)
 }
 
+// A Mode says what a cluster is for.
+type Mode uint8
+
+const (
+	Strong Mode = 0 // a store: what was lost is not taken for what was never there
+	Cache  Mode = 1 // of single copies: losses are counted, and nobody has to accept them
+)
+
+func (m Mode) String() string {
+	switch m {
+	case Strong:
+		return "strong"
+	case Cache:
+		return "cache"
+	}
+	return fmt.Sprintf("mode(%d)", uint8(m))
+}
+
+// ParseMode is the inverse of String.
+func ParseMode(text string) (Mode, error) {
+	for m := Strong; m <= Cache; m++ {
+		if m.String() == text {
+			return m, nil
+		}
+	}
+	return 0, fmt.Errorf("%w: mode %q, want %v or %v", dramnode.ErrInvalid, text, Strong, Cache)
+}
+
 // Params are the policies of a cluster; SetParams changes them while it runs.
 type Params struct {
 	Replicas      uint8 // wanted copies of each partition
 	MinSync       uint8 // copies without which writes are refused
 	Voters        uint8 // at most so many nodes vote; odd
 	MovesPerNode  uint8 // copies under way into, and out of, each node
+	Mode          Mode
 	OnLoss        OnLoss
 	Rereplicate   time.Duration // absence after which a node's copies are made elsewhere, while others are left
-	LostAfter     time.Duration // absence after which the last copies count as lost
+	LostAfter     time.Duration // absence, beyond a lease, after which the last copies count as lost
 	ForgetAfter   time.Duration // absence after which a node no longer counts as a member
 	RebuildBudget uint64        // bytes per second into, and out of, each node
 }
@@ -190,8 +219,9 @@ func (p Params) Validate() error {
 	fault(p.MinSync < 1 || p.MinSync > p.Replicas, "minSync = %d, want 1 to replicas = %d", p.MinSync, p.Replicas)
 	fault(p.Voters%2 == 0 || p.Voters > maxVoters, "voters = %d, want an odd number up to %d", p.Voters, maxVoters)
 	fault(p.MovesPerNode < 1, "moves per node = 0")
-	fault(p.OnLoss > Refuse, "on loss = %d", p.OnLoss)
-	fault(p.Rereplicate < 0 || p.LostAfter <= 0 || p.ForgetAfter < p.LostAfter, "rereplicate %v, lost after %v, forget after %v", p.Rereplicate, p.LostAfter, p.ForgetAfter)
+	fault(p.OnLoss > Refuse || p.Mode > Cache, "on loss = %d, mode = %d", p.OnLoss, p.Mode)
+	fault(p.Mode == Cache && (p.Replicas != 1 || p.OnLoss != Recreate), "a cache with replicas = %d, on loss = %v", p.Replicas, p.OnLoss)
+	fault(p.Rereplicate < 0 || p.LostAfter < 0 || p.ForgetAfter < p.LostAfter, "rereplicate %v, lost after %v, forget after %v", p.Rereplicate, p.LostAfter, p.ForgetAfter)
 	fault(p.RebuildBudget == 0, "rebuild budget = 0")
 	return errors.Join(errs...)
 }
@@ -288,6 +318,13 @@ func (s *State) Losses() (n uint64) {
 // Newer reports whether s comes after o, which may be nil.
 func (s *State) Newer(o *State) bool {
 	return o == nil || s.Era > o.Era || s.Era == o.Era && s.Version > o.Version
+}
+
+// noted is to follow each loss and doubt of a row: in a cache they are accepted at once.
+func (s *State) noted(r *Row) {
+	if s.Params.Mode == Cache {
+		r.LossAccepted = r.LossCount + r.Doubts
+	}
 }
 
 func (s *State) clone() *State {

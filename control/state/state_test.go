@@ -77,7 +77,7 @@ func without(t *testing.T, r rule.Rule, f func()) {
 	t.Helper()
 	if rule.Mutable {
 		rule.Remove(r)
-		defer rule.Remove("")
+		defer rule.Remove()
 		f()
 	}
 }

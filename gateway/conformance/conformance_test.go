@@ -23,6 +23,25 @@ func TestOutside(t *testing.T) {
 	conformance.Run(t, conformance.Client{Client: c.Outside(1)})
 }
 
+// The same where that node owns none of the keys: all of them are in the first of three partitions.
+func TestThroughAnother(t *testing.T) {
+	c := gatewaytest.NewCluster(t, 3, 64<<20, gatewaytest.OneOwner)
+	for i := range 3 {
+		through := c.Outside(i)
+		if l, err := through.Locate([]byte("any")); err != nil {
+			t.Fatal(err)
+		} else if l.Owner.Addr == c.Node(i).Addr() {
+			continue
+		}
+		conformance.Run(t, conformance.Client{Client: through})
+		if c.Node(i).Info().Forwarded == 0 {
+			t.Error("nothing was forwarded")
+		}
+		return
+	}
+	t.Fatal("each of three nodes owns the first partition")
+}
+
 // Three copies, from within and from outside.
 func TestReplicated(t *testing.T) {
 	c := gatewaytest.NewCluster(t, 3, 64<<20, gatewaytest.Replicated)

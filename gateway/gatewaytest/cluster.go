@@ -44,9 +44,14 @@ type member struct {
 	done chan struct{}
 }
 
-// Replicated makes the nodes of a cluster keep three copies. The lease is long: a loaded machine may stand still for a second.
+// Replicated makes the nodes of a cluster keep three copies.
 func Replicated(cfg *node.Config) {
-	cfg.Replicas, cfg.Lease, cfg.Settings = 3, 3*time.Second, ring.Config{Partitions: 13}
+	cfg.Replicas, cfg.Settings = 3, ring.Config{Partitions: 13}
+}
+
+// OneOwner makes all keys that a test would use belong to one node of a cluster of three.
+func OneOwner(cfg *node.Config) {
+	cfg.Settings = ring.Config{Strategy: ring.Range, Splits: [][]byte{{255, 254}, {255, 255}}}
 }
 
 // NewCluster starts nodes with so much memory each and waits until they serve. changes are made to the settings of each.
@@ -82,7 +87,7 @@ func (c *Cluster) start(i int, seeds []string, memoryBytes int64, changes []func
 	addr := name(i) + ":1"
 	cfg := node.Config{
 		Name: name(i), Listen: addr, Gossip: seeds[i], ClusterName: "test", Join: seeds,
-		MemoryBytes: memoryBytes, MaxValueBytes: MaxValueBytes, Settings: ring.Config{Partitions: 61}, Verify: true,
+		MemoryBytes: memoryBytes, MaxValueBytes: MaxValueBytes, Settings: ring.Config{Partitions: 29}, Verify: true, Lease: 10 * time.Second, // a loaded machine may stand still for seconds
 		DrainTimeout: time.Second, Log: zerolog.New(c.log).Level(zerolog.WarnLevel),
 		Open: func(id transport.Identity, h transport.Handler, e transport.Events) (transport.Network, error) {
 			return c.world.Network(memnet.Config{Identity: id, Addr: addr, Handler: h, Events: e})

@@ -190,13 +190,13 @@ func dbsize(c *conn, _ [][]byte) {
 	w.integer(n)
 }
 
-// totals returns the number of entries of the cluster and the bytes that they use.
+// totals returns the number of entries of the cluster, and the bytes that they and their copies use.
 func (s *Server) totals(c *conn) (entries, used int64, err error) {
 	for _, n := range s.store.Nodes(s.work) {
 		if n.Err != nil {
 			return 0, 0, fmt.Errorf("node %s: %w", n.Name, n.Err)
 		}
-		entries += int64(n.Info.Entries)
+		entries += int64(n.Info.OwnedEntries)
 		used += int64(n.Info.Memory.Used)
 	}
 	return entries, used, nil

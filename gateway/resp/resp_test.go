@@ -119,9 +119,21 @@ func TestConformance(t *testing.T) {
 	conformance.Run(t, face{dial(t, addr)})
 }
 
+func TestReplicatedConformance(t *testing.T) {
+	addr, _ := serve(t, Config{}, gatewaytest.NewCluster(t, 3, 64<<20, gatewaytest.Replicated), 1)
+	conformance.Run(t, face{dial(t, addr)})
+}
+
 // Keys of three nodes: pipelines are answered in order, and effects on one key follow each other.
 func TestPipelineOfManyOwners(t *testing.T) {
-	cluster := gatewaytest.NewCluster(t, 3, 64<<20)
+	testPipelineOfManyOwners(t, gatewaytest.NewCluster(t, 3, 64<<20))
+}
+
+func TestReplicatedPipeline(t *testing.T) {
+	testPipelineOfManyOwners(t, gatewaytest.NewCluster(t, 3, 64<<20, gatewaytest.Replicated))
+}
+
+func testPipelineOfManyOwners(t *testing.T, cluster *gatewaytest.Cluster) {
 	addr, _ := serve(t, Config{}, cluster, 1)
 	u := dial(t, addr)
 	const n = 3000
@@ -192,7 +204,14 @@ func TestCommandsOfManyKeys(t *testing.T) {
 
 // What changes a value by what it was is atomic: no increase is lost, whichever node it goes through.
 func TestUpdatesAreAtomic(t *testing.T) {
-	cluster := gatewaytest.NewCluster(t, 2, 64<<20)
+	testUpdatesAreAtomic(t, gatewaytest.NewCluster(t, 2, 64<<20))
+}
+
+func TestReplicatedUpdatesAreAtomic(t *testing.T) {
+	testUpdatesAreAtomic(t, gatewaytest.NewCluster(t, 3, 64<<20, gatewaytest.Replicated))
+}
+
+func testUpdatesAreAtomic(t *testing.T, cluster *gatewaytest.Cluster) {
 	const users, rounds = 4, 100
 	var wg sync.WaitGroup
 	for i := range users {

@@ -6,7 +6,7 @@ package rule
 const Mutable = false
 
 // Remove does nothing in this build.
-func Remove(Rule) {}
+func Remove(...Rule) {}
 
 // Off is false: every rule holds.
 func Off(Rule) bool { return false }

@@ -8,8 +8,8 @@ import (
 	"github.com/dramnode/dramnode/storage"
 )
 
-// A Store is a replica.Store. Reserve, Bytes, Lease and Settle of its Versions are for whoever steps the
-// partition: a value that arrives lands in a reservation, whose Token is the blob that the engine is given.
+// A Store is a replica.Store. Reserve, Lend, Bytes, Lease and Settle of its Versions are for whoever steps the
+// partition: a value that arrives lands in a reservation, whose Token is the blob that the engine is given, or is lent.
 type Store struct{ *storage.Versions }
 
 // Open opens the partition p of s, which must be empty, for good.
@@ -43,6 +43,17 @@ func stored(v *replica.Version) storage.Version {
 func (s Store) Get(key []byte) (replica.Version, replica.Pending) {
 	committed, staged := s.Versions.Get(key)
 	return version(&committed), pending(&staged)
+}
+
+// Write implements replica.Store.
+func (s Store) Write(key []byte, v replica.Pending) error {
+	return s.Versions.Write(key, stored(&v.Version))
+}
+
+// Keep implements replica.Store.
+func (s Store) Keep(key []byte, v replica.Value) (replica.Blob, error) {
+	blob, err := s.Versions.Keep(len(key), uint64(v.Blob))
+	return replica.Blob(blob), err
 }
 
 // Prepare implements replica.Store.

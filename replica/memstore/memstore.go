@@ -80,6 +80,17 @@ func (s *Store) Tombstones() (n int) {
 	return n
 }
 
+// Write implements replica.Store.
+func (s *Store) Write(key []byte, v replica.Pending) error {
+	if v.Deleted {
+		return s.Apply(key, replica.Version{})
+	}
+	return s.Apply(key, v.Version)
+}
+
+// Keep implements replica.Store: no blob is lent.
+func (s *Store) Keep(_ []byte, v replica.Value) (replica.Blob, error) { return v.Blob, nil }
+
 func (s *Store) must(b replica.Blob) *blob {
 	found := s.blobs[b]
 	if found == nil {

@@ -152,6 +152,64 @@ func (m *model) apply(t *rapid.T) {
 	m.drop(e, old, was)
 }
 
+// lend applies a value that is lent, or keeps it and applies that.
+func (m *model) lend(t *rapid.T) {
+	key := drawKey(t)
+	e := m.at(key)
+	m.gen++
+	m.value++
+	value := replica.Value{Bytes: rapid.OneOf(rapid.Just(uint32(24)), rapid.Uint32Range(8, 5000)).Draw(t, "bytes"), CRC: uint32(m.value)}
+	value.Blob = m.store.Lend(m.value, value.Bytes)
+	lent := e.pending.Gen == 0 && rapid.Bool().Draw(t, "at once")
+	if !lent {
+		b, err := m.store.Keep([]byte(key), value)
+		if !m.must(t, err, value.Blob) {
+			return
+		}
+		value.Blob = b
+	}
+	v := replica.Version{Gen: m.gen, Value: value, Deadline: int64(rapid.IntRange(0, 12).Draw(t, "deadline"))}
+	write := m.store.Apply
+	if lent {
+		write = func(key []byte, v replica.Version) error { return m.store.Write(key, replica.Pending{Version: v}) }
+	}
+	if !m.must(t, write([]byte(key), v), value.Blob) {
+		return
+	}
+	old, was := e.committed.Value.Blob, e.value
+	e.committed, e.value = v, m.value
+	if !lent {
+		m.drop(e, old, was)
+		return
+	}
+	got, _ := m.store.Get([]byte(key))
+	e.committed.Value.Blob = got.Value.Blob
+}
+
+// write applies a value or a delete that is never pending.
+func (m *model) write(t *rapid.T) {
+	key := drawKey(t)
+	e := m.at(key)
+	if e.pending.Gen != 0 {
+		t.Skip("a version is pending")
+	}
+	v, value := replica.Version{}, 0
+	if rapid.IntRange(0, 2).Draw(t, "kind") == 0 {
+		m.gen++
+		v = replica.Version{Gen: m.gen, Deleted: true}
+	} else {
+		v, value = m.draw(t, key)
+	}
+	if !m.must(t, m.store.Write([]byte(key), replica.Pending{Version: v}), v.Value.Blob) {
+		return
+	}
+	old, was := e.committed.Value.Blob, e.value
+	if e.committed, e.value = v, value; v.Deleted {
+		e.committed = replica.Version{}
+	}
+	m.drop(e, old, was)
+}
+
 func (m *model) forget(t *rapid.T) {
 	key := drawKey(t)
 	e := m.at(key)
@@ -326,7 +384,7 @@ func runModel(t *rapid.T, s Subject) {
 	m := &model{store: s, entries: map[string]*entry{}}
 	for range 2 { // rapid's runs are short
 		t.Repeat(map[string]func(*rapid.T){
-			"": m.check, "prepare": m.prepare, "prepare too": m.prepare, "commit": m.commit, "commit too": m.commit, "apply": m.apply, "forget": m.forget,
+			"": m.check, "prepare": m.prepare, "prepare too": m.prepare, "commit": m.commit, "commit too": m.commit, "apply": m.apply, "lend": m.lend, "write": m.write, "forget": m.forget,
 			"hold": m.hold, "free": m.free, "drop tombstones": m.dropTombstones, "clear": m.clear, "settle": m.settle,
 		})
 	}

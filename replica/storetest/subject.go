@@ -19,6 +19,9 @@ type Subject interface {
 	// caller's until a version has it. ok is false when there is no room.
 	New(keyBytes int, value int, bytes uint32) (b replica.Blob, ok bool)
 
+	// Lend makes a blob that is lent.
+	Lend(value int, bytes uint32) replica.Blob
+
 	// Value returns what b stands for; 0 for the empty value. It panics when b was freed, if that can be told.
 	Value(b replica.Blob) int
 
@@ -41,7 +44,9 @@ func Mem(salt uint64) Subject { return mem{&memstore.Store{Salt: salt}} }
 type mem struct{ *memstore.Store }
 
 func (m mem) New(_, value int, _ uint32) (replica.Blob, bool) { return m.Store.New(value), true }
-func (m mem) Check() error                                    { return nil }
+func (m mem) Lend(value int, _ uint32) replica.Blob           { return m.Store.New(value) }
+
+func (m mem) Check() error { return nil }
 
 // Arena returns a partition of a new store with so many bytes.
 func Arena(arenaBytes int) Subject {
@@ -73,6 +78,12 @@ func (o offHeap) New(keyBytes, value int, bytes uint32) (replica.Blob, bool) {
 	}
 	fill(r.Bytes, value)
 	return replica.Blob(r.Token()), true
+}
+
+func (o offHeap) Lend(value int, bytes uint32) replica.Blob {
+	b := make([]byte, bytes)
+	fill(b, value)
+	return replica.Blob(o.Store.Lend(b))
 }
 
 // fill repeats value.

@@ -277,6 +277,17 @@ func (p *proof) goOn() {
 	})
 }
 
+// accept lets what was lost be absent.
+func (p *proof) accept() {
+	p.s.t.Helper()
+	p.s.await("losses to be accepted", func() string {
+		if _, err := p.clients[0].AcceptLosses(context.Background()); err != nil {
+			return err.Error()
+		}
+		return ""
+	})
+}
+
 // proofTime is how long the faults go on; set DRAMNODE_PROOF for more, such as 5m. 0: each of the quick ones once.
 func proofTime(t *testing.T) time.Duration {
 	text := os.Getenv("DRAMNODE_PROOF")
@@ -315,6 +326,7 @@ func TestDirectReadsRaceWithEverything(t *testing.T) {
 		s.nodes[i].Kill()
 		s.restart(i)
 		s.agree(s.nodes...)
+		p.accept()
 	}
 	leaves := func(i int) { // its partitions move away and back
 		s.nodes[i].Stop()
@@ -324,6 +336,7 @@ func TestDirectReadsRaceWithEverything(t *testing.T) {
 	condemned := func(i int) { // the others take its partitions while it stands still, memory and all
 		s.nodes[i].Pause()
 		pass(absence)
+		p.accept()
 		p.goOn() // at the heirs
 		s.nodes[i].Resume()
 		s.agree(s.nodes...)

@@ -285,7 +285,7 @@ func (one *worker) timed(do func(ctx context.Context) error) error {
 }
 
 func class(err error) string {
-	for _, e := range []error{dramnode.ErrUnavailable, dramnode.ErrUnknownOutcome, dramnode.ErrNoQuorum, dramnode.ErrBusy, dramnode.ErrNoMemory, dramnode.ErrGenerationMismatch} {
+	for _, e := range []error{dramnode.ErrUnavailable, dramnode.ErrUnknownOutcome, dramnode.ErrNoQuorum, dramnode.ErrBusy, dramnode.ErrNoMemory, dramnode.ErrGenerationMismatch, dramnode.ErrPartitionLost} {
 		if errors.Is(err, e) {
 			return e.Error()
 		}
@@ -339,7 +339,7 @@ func (one *worker) get(k *known) bool {
 		return err
 	})
 	switch {
-	case errors.Is(err, dramnode.ErrNotFound):
+	case errors.Is(err, dramnode.ErrNotFound), one.w.Lossy && errors.Is(err, dramnode.ErrPartitionLost):
 		one.missing(k)
 		return true
 	case err != nil:

@@ -36,7 +36,11 @@ func (c *consensus) elect(slot int) {
 	n := c.w.nodes[slot]
 	c.w.logf("n%d(%d) leads term %d", slot, n.id, c.term)
 	l := &leader{n: n, term: c.term, table: c.state}
-	l.Leader = control.New(state.Incarnation(n.id), c.state, c.w.timing, n.time())
+	if rule.Off(rule.LeaderCaughtUp) && n.table != nil {
+		l.table, l.behind = n.table, true
+		c.w.on(n, c.w.between(50, 500), func() { l.catchUp() })
+	}
+	l.Leader = control.New(state.Incarnation(n.id), l.table, c.w.timing, n.time())
 	n.leader = l
 }
 
@@ -66,7 +70,9 @@ func (c *consensus) accept(l *leader, batch []state.Command) {
 	w, old := c.w, c.state
 	for _, command := range batch {
 		next, errs := c.state.Apply([]state.Command{command})
-		w.logf("log %d: %T %+v: %v", next.Version, command, command, errs[0])
+		if w.trace != nil {
+			w.logf("log %d: %T %+v: %v", next.Version, command, command, errs[0])
+		}
 		w.watchLog(c.state, next, command)
 		c.state = next
 	}
@@ -79,7 +85,7 @@ func (c *consensus) accept(l *leader, batch []state.Command) {
 func (c *consensus) spread(from int) {
 	s := c.state
 	for slot, n := range c.w.nodes {
-		if c.w.rng.IntN(3) > 0 || n.table == nil {
+		if c.w.chance(c.w.traits.spread) || c.w.healed || n.table == nil {
 			c.w.send(from, slot, func() { c.w.wake(n, func() { n.install(s) }) })
 		}
 	}
@@ -90,16 +96,19 @@ func (c *consensus) confirm(l *leader, done func()) {
 	w := c.w
 	var ask func()
 	ask = func() {
-		if w.off != rule.QuorumRound && (c.term != l.term || l.n.dead) {
+		if !rule.Off(rule.QuorumRound) && (c.term != l.term || l.n.dead) {
 			return
 		}
-		if w.off != rule.QuorumRound && !c.reaches(l.n.slot) {
+		if !rule.Off(rule.QuorumRound) && !c.reaches(l.n.slot) {
 			w.after(w.between(20, 60), ask) // the next heartbeat asks again
 			return
 		}
 		seen := c.state
+		if l.behind {
+			return // the log answers with what it has applied, and that is too little
+		}
 		w.on(l.n, w.travel(), func() {
-			if w.off != rule.QuorumRound && seen.Newer(l.table) {
+			if !rule.Off(rule.QuorumRound) && seen.Newer(l.table) {
 				l.learn(seen)
 			}
 			done()
@@ -115,6 +124,7 @@ type leader struct {
 	term      int
 	table     *state.State
 	proposing bool
+	behind    bool // it has not applied what leaders before it proposed
 }
 
 func (l *leader) learn(s *state.State) {
@@ -123,20 +133,38 @@ func (l *leader) learn(s *state.State) {
 	}
 }
 
+// catchUp lets a leader know all that is in the log.
+func (l *leader) catchUp() {
+	l.learn(l.n.w.vote.state)
+	l.behind = false
+}
+
 // decided is called when the last proposal is in the log.
 func (l *leader) decided() {
-	l.learn(l.n.w.vote.state)
+	l.catchUp()
 	l.proposing = false
 	l.Decided()
 	l.n.install(l.table)
 }
 
-func (l *leader) renewed(r lease.Renewal) { l.Grants.Renew(l.n.time(), r) }
+// renewed hears a node. One that is gone is told: it may have missed that.
+func (l *leader) renewed(n *node, r lease.Renewal) {
+	if known(l.table, n.id) {
+		l.Grants.Renew(l.n.time(), r)
+	} else {
+		l.tell(n)
+	}
+}
+
+func (l *leader) tell(n *node) {
+	s := l.table
+	l.n.w.send(l.n.slot, n.slot, func() { l.n.w.wake(n, func() { n.install(s) }) })
+}
 
 // joins hears a process without a table, or one that knows nothing of it.
 func (l *leader) joins(n *node) {
-	if s := l.table; known(s, n.id) {
-		l.n.w.send(l.n.slot, n.slot, func() { l.n.w.wake(n, func() { n.install(s) }) })
+	if known(l.table, n.id) {
+		l.tell(n)
 		return
 	}
 	about := state.Node{Incarnation: state.Incarnation(n.id), Name: n.name(), Addr: n.addr(), Status: state.Up}
@@ -154,8 +182,10 @@ func (l *leader) tick() {
 	if l.proposing {
 		return
 	}
-	batch := l.Decide(now, 0, l.table)
-	if len(batch) == 0 && !w.healed && w.chance(w.move/4) {
+	batch := l.Decide(now, w.unix(), l.table)
+	switch {
+	case len(batch) > 0 || w.healed:
+	case l.table.Rows[0].Learner != 0 && w.chance(w.flap), w.chance(w.move / 4):
 		batch = l.whim()
 	}
 	if len(batch) > 0 {

@@ -141,6 +141,9 @@ func (w *world) watchLog(old, next *state.State, c state.Command) {
 		return
 	}
 	if a.ActEpoch != b.ActEpoch {
+		if len(old.Serving(b.ActSync)) == 0 && w.living(b.ActSync, 0) == 0 && w.living(a.ActSync, 0) > 0 {
+			w.fault("epoch %d is activated for the dead %v alone, while of %v some live", b.Epoch, b.ActSync, a.ActSync)
+		}
 		w.watchLoss(b)
 	}
 	if a.Epoch == b.Epoch {

@@ -19,14 +19,12 @@ import (
 type generation = dramnode.Generation
 
 // Of all partitions only the first is simulated; there must be as many as nodes.
-var (
-	settings = ring.Config{Partitions: 6}
-	params   = simParams()
-)
+var settings = ring.Config{Partitions: 6}
 
-func simParams() state.Params {
+func (w *world) params() state.Params {
 	p := state.DefaultParams()
-	p.Replicas, p.Rereplicate, p.LostAfter, p.ForgetAfter = copies, 0, 4*leaseTicks*tick, 40*leaseTicks*tick
+	p.Replicas, p.Rereplicate = uint8(w.copies), 0
+	p.LostAfter, p.ForgetAfter = ticks(w.lostAfter), 40*leaseTicks*tick
 	p.MovesPerNode = 16
 	return p
 }
@@ -80,18 +78,32 @@ func (s *watched) Prepare(key []byte, v replica.Pending) error {
 	return err
 }
 
+// Write implements replica.Store.
+func (s *watched) Write(key []byte, v replica.Pending) error {
+	value := s.Value(v.Value.Blob)
+	err := s.Subject.Write(key, v)
+	if err == nil {
+		s.n.w.made(s.n, key, v, value)
+		s.n.w.history.made[v.Gen].committed = true
+	}
+	return err
+}
+
 // birth starts a process in a slot.
 func (w *world) birth(slot int) *node {
 	old := w.nodes[slot]
-	if old == nil || w.off != rule.NewLifeNewID {
+	if old == nil || !rule.Off(rule.NewLifeNewID) {
 		w.nextID++
 	}
 	id := w.nextID
-	if old != nil && w.off == rule.NewLifeNewID {
+	if old != nil && rule.Off(rule.NewLifeNewID) {
 		id = old.id
 	}
 	n := &node{w: w, slot: slot, id: id, tokens: map[uint64]*attempt{}}
-	n.rate = 1 + w.drift*(w.rng.Float64()-0.5)*0.98
+	n.rate = 1 + 0.98*w.drift*w.rng.Float64()
+	if w.extreme {
+		n.rate = 1 + 0.98*w.drift*float64(w.rng.IntN(2))
+	}
 	n.offset = w.between(1_000_000, 2_000_000)
 	if w.raft {
 		n.group = w.join(n)
@@ -99,6 +111,7 @@ func (w *world) birth(slot int) *node {
 		n.holder = lease.NewHolder(state.Incarnation(id), w.timing)
 	}
 	n.shared = &replica.Node{ID: state.Incarnation(id), Config: engineConfig, Until: func() int64 { return n.until }}
+	n.shared.Full = func(state.Incarnation) bool { return !w.healed && w.chance(w.full) }
 	n.store = &watched{w.newStore(id), n}
 	n.part = replica.New(n.shared, n.store)
 	w.nodes[slot] = n
@@ -106,10 +119,13 @@ func (w *world) birth(slot int) *node {
 	return n
 }
 
-func (n *node) name() string { return fmt.Sprintf("n%d", n.slot) }
-func (n *node) addr() string { return addrOf(n.slot) }
+var (
+	names = [slots]string{"n0", "n1", "n2", "n3"}
+	addrs = [slots]string{"n0:1", "n1:1", "n2:1", "n3:1"}
+)
 
-func addrOf(slot int) string { return fmt.Sprintf("n%d:1", slot) }
+func (n *node) name() string { return names[n.slot] }
+func (n *node) addr() string { return addrs[n.slot] }
 func slotOf(addr string) int { return int(addr[1] - '0') }
 
 func (n *node) clock() int64 { return n.offset + int64(float64(n.w.now)*n.rate) }
@@ -132,7 +148,7 @@ func (n *node) tick() {
 		n.part.Remove()
 	}
 	if n.group != nil {
-		n.group.Tick(n.time(), 0)
+		n.group.Tick(n.time(), w.unix())
 		n.turn()
 	} else {
 		n.renew()
@@ -155,7 +171,7 @@ func (n *node) renew() {
 		}
 	}
 	if r, due := n.holder.Due(n.time()); due {
-		n.tell(func(l *leader) { l.renewed(r) })
+		n.tell(func(l *leader) { l.renewed(n, r) })
 	}
 }
 
@@ -315,7 +331,9 @@ func (n *node) reply(r replica.Reply) {
 		if r.Observed && !n.part.Confirm(n.clock(), r.Epoch) {
 			r = replica.Reply{Status: r.Otherwise}
 		}
-		w.logf("n%d(%d) replies %v gen %x to client %d op %d attempt %d", n.slot, n.id, r.Status, r.Gen, at.op.origin.Client, at.op.origin.Counter, at.number)
+		if w.trace != nil {
+			w.logf("n%d(%d) replies %v gen %x to client %d op %d attempt %d", n.slot, n.id, r.Status, r.Gen, at.op.origin.Client, at.op.origin.Counter, at.number)
+		}
 		w.respond(n, at, r, value)
 	}
 	switch {
@@ -324,7 +342,7 @@ func (n *node) reply(r replica.Reply) {
 	default:
 		limit := int64(150)
 		if w.rng.IntN(2) == 0 {
-			limit = 2 * leaseTicks
+			limit = 2 * w.lease
 		}
 		w.on(n, w.between(1, limit), finish)
 	}
@@ -332,6 +350,11 @@ func (n *node) reply(r replica.Reply) {
 
 // A tick is so long that the control plane's fixed delays of seconds fit a lease of a thousand of them.
 const tick = 2 * time.Millisecond
+
+// unix is what all clocks of the world show in seconds, as far as epochs are concerned: some grow by it, some by one.
+func (w *world) unix() uint32 { return uint32(w.now / 100) }
+
+func ticks(n int64) time.Duration { return time.Duration(n) * tick }
 
 // time is the clock as the control plane's packages read it.
 func (n *node) time() time.Duration { return time.Duration(n.clock()) * tick }

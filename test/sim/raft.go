@@ -9,14 +9,14 @@ import (
 func (w *world) join(n *node) *group.Group {
 	cfg := group.Config{
 		Self:     state.Node{Incarnation: state.Incarnation(n.id), Name: n.name(), Addr: n.addr()},
-		Settings: settings, MaxValue: 1 << 20, Params: params, Timing: w.timing, Seed: w.seed,
+		Settings: settings, MaxValue: 1 << 20, Params: w.params(), Timing: w.timing, Seed: w.seed,
 		NewID: func() uint64 { return 1 },
 	}
 	if n.id > 1 {
 		var seeds group.Seeds
 		for slot := range slots {
 			if slot != n.slot {
-				seeds.Members = append(seeds.Members, addrOf(slot))
+				seeds.Members = append(seeds.Members, addrs[slot])
 			}
 		}
 		cfg.Seeds = func() group.Seeds { return seeds }

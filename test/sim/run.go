@@ -5,7 +5,6 @@ import (
 	"slices"
 
 	"github.com/dramnode/dramnode/control/state"
-	"github.com/dramnode/dramnode/internal/rule"
 	"github.com/dramnode/dramnode/replica"
 	"github.com/dramnode/dramnode/wire"
 )
@@ -18,13 +17,13 @@ type Result struct {
 	stats
 }
 
-// Run runs a seed, with entries kept by package storage or on the heap, in which the rule off, or with "" none,
-// does not hold. The trace is kept on demand.
-func Run(seed uint64, arena bool, off rule.Rule, trace bool) (r Result) {
-	w := newWorld(seed, arena, off, trace)
+// Run runs a seed, with entries kept by package storage or on the heap. Where a rule was removed, a panic is a fault
+// like any other. The trace is kept on demand.
+func Run(seed uint64, arena, removed, trace bool) (r Result) {
+	w := newWorld(seed, arena, trace)
 	defer func() {
 		if p := recover(); p != nil {
-			if off == "" {
+			if !removed {
 				panic(fmt.Sprintf("seed %d: %v", seed, p))
 			}
 			w.fault("panic: %v", p)
@@ -56,15 +55,18 @@ func (w *world) nemesis() {
 	if w.loss && !w.raft && w.rng.IntN(60) == 0 {
 		w.massacre()
 	}
+	if w.loss && !w.raft && w.rng.IntN(3) == 0 {
+		w.strand()
+	}
 	if w.chance(w.traits.pause) {
 		n := w.nodes[w.rng.IntN(slots)]
-		w.pause(n, w.now+w.between(20, 2*leaseTicks))
+		w.pause(n, w.now+w.between(20, 2*w.lease))
 		w.logf("n%d(%d) is paused until %d", n.slot, n.id, n.paused)
 	}
 	if w.chance(w.part) {
 		w.cutSome()
 	}
-	if w.rng.IntN(12) == 0 {
+	if w.chance(w.mend) {
 		w.cut = [slots][slots]bool{}
 	}
 	w.elections()
@@ -75,6 +77,24 @@ func (w *world) massacre() {
 	for _, i := range w.vote.state.Rows[0].ActSync {
 		if n := w.node(uint64(i)); n != nil {
 			w.kill(n.slot)
+		}
+	}
+}
+
+// strand kills a primary that waits, alone in its row, for its activation, and lets everybody else stand still until they are
+// given up: all of them at once, since the control plane's leader stands still too.
+func (w *world) strand() {
+	row := &w.vote.state.Rows[0]
+	n := w.node(uint64(row.Primary))
+	if row.Active() || len(row.Sync) > 1 || n == nil || n.slot == w.vote.leader {
+		return
+	}
+	w.kill(n.slot)
+	for _, other := range w.nodes {
+		if other.slot == w.vote.leader {
+			w.pause(other, w.now+w.lease/2)
+		} else {
+			w.pause(other, w.now+3*w.lease)
 		}
 	}
 }
@@ -118,7 +138,7 @@ func (w *world) crashOne(slot int) {
 	if last && !w.loss || w.raft && (!w.steady() || w.now < w.calm) {
 		return
 	}
-	w.calm = w.now + 3*leaseTicks
+	w.calm = w.now + 3*w.lease
 	w.kill(slot)
 }
 
@@ -160,10 +180,15 @@ func (w *world) heal() {
 		n.paused = min(n.paused, w.now)
 		w.resume(n)
 	}
+	w.replaceLeader()
+	w.logf("HEALED")
+}
+
+// replaceLeader elects one where there is none. One may end after all trouble: it retires itself if it was given up.
+func (w *world) replaceLeader() {
 	if l := w.nodes[w.vote.leader]; !w.raft && (l.leader == nil || l.leader.term != w.vote.term) {
 		w.vote.elect(0)
 	}
-	w.logf("HEALED")
 }
 
 // settle waits until the partition has all its copies, and they agree. It is false when the control plane lost a
@@ -171,6 +196,7 @@ func (w *world) heal() {
 func (w *world) settle() bool {
 	for range 80 {
 		w.run(w.now + 200)
+		w.replaceLeader()
 		if why := w.unsettled(); why == "" {
 			return true
 		}
@@ -186,7 +212,7 @@ func (w *world) settle() bool {
 // unsettled says what is not as it must become.
 func (w *world) unsettled() string {
 	row := &w.vote.state.Rows[0]
-	if !row.Active() || len(row.Sync) != copies || row.Learner != 0 {
+	if !row.Active() || len(row.Sync) != w.copies || row.Learner != 0 {
 		return fmt.Sprintf("the row is %+v", *row)
 	}
 	for _, c := range w.callers {

@@ -24,11 +24,11 @@ var (
 	seconds = flag.Int("for", 10, "without -runs: seconds to run")
 	replay  = flag.Uint64("seed", 0, "replay one seed and print its trace")
 	inArena = flag.Bool("arena", false, "keep the entries by package storage, as nodes do")
-	without = flag.String("without", "", "the rule that does not hold in -seed and TestMutations (-tags mutations)")
+	without = flag.String("without", "", "the rule, or the rules with \" + \" between, that do not hold in -seed and TestMutations (-tags mutations)")
 )
 
 // search runs seeds on all processors until done says so; the result that found something is returned.
-func search(from, to uint64, until time.Time, arena bool, off rule.Rule, stop bool) (found []Result, total stats, n uint64) {
+func search(from, to uint64, until time.Time, arena, removed, stop bool) (found []Result, total stats, n uint64) {
 	defer debug.SetGCPercent(debug.SetGCPercent(800)) // worlds are small and many
 	var next, done atomic.Uint64
 	next.Store(from)
@@ -41,7 +41,7 @@ func search(from, to uint64, until time.Time, arena bool, off rule.Rule, stop bo
 				if seed >= to || !until.IsZero() && time.Now().After(until) {
 					return
 				}
-				r := Run(seed, arena, off, false)
+				r := Run(seed, arena, removed, false)
 				done.Add(1)
 				mu.Lock()
 				total.add(r.stats)
@@ -61,6 +61,14 @@ func search(from, to uint64, until time.Time, arena bool, off rule.Rule, stop bo
 	return found, total, done.Load()
 }
 
+// rulesOf splits the names of rules that are removed together.
+func rulesOf(names string) (rules []rule.Rule) {
+	for name := range strings.SplitSeq(names, " + ") {
+		rules = append(rules, rule.Rule(name))
+	}
+	return rules
+}
+
 func (s *stats) add(o stats) {
 	s.events += o.events
 	s.ops += o.ops
@@ -75,8 +83,8 @@ func (s *stats) add(o stats) {
 // TestSeeds runs seeds under all rules: none may fail.
 func TestSeeds(t *testing.T) {
 	if *replay != 0 {
-		rule.Remove(rule.Rule(*without))
-		r := Run(*replay, *inArena, rule.Rule(*without), true)
+		rule.Remove(rulesOf(*without)...)
+		r := Run(*replay, *inArena, *without != "", true)
 		fmt.Fprint(os.Stdout, r.Trace)
 		if len(r.Faults) > 0 {
 			t.Fatalf("seed %d:\n%s", r.Seed, strings.Join(r.Faults, "\n"))
@@ -88,7 +96,7 @@ func TestSeeds(t *testing.T) {
 		to, until = 1<<62, time.Now().Add(time.Duration(*seconds)*time.Second)
 	}
 	start := time.Now()
-	found, s, n := search(*first, to, until, *inArena, "", false)
+	found, s, n := search(*first, to, until, *inArena, false, false)
 	t.Logf("%d seeds from %d in %v: %d events, %d operations, %d answered (%d reads), %d epochs, %d losses, %d without control plane in the end, %d histories too long for porcupine",
 		n, *first, time.Since(start).Round(time.Second), s.events, s.ops, s.acked, s.reads, s.epochs, s.losses, s.leaderless, s.undecided)
 	for _, r := range found {
@@ -105,7 +113,7 @@ func TestArena(t *testing.T) {
 	if invariant.Enabled {
 		to = checkedSeeds
 	}
-	found, s, n := search(0, to, time.Time{}, true, "", false)
+	found, s, n := search(0, to, time.Time{}, true, false, false)
 	t.Logf("%d seeds: %d operations, %d answered, %d epochs", n, s.ops, s.acked, s.epochs)
 	for _, r := range found {
 		t.Errorf("seed %d (replay: go test ./test/sim -run TestSeeds -args -arena -seed %d):\n%s", r.Seed, r.Seed, strings.Join(r.Faults, "\n"))
@@ -116,12 +124,12 @@ func TestArena(t *testing.T) {
 func TestReplay(t *testing.T) {
 	kinds := map[bool]int{}
 	for seed := uint64(0); seed < 1000 && (kinds[true] < 3 || kinds[false] < 3); seed++ {
-		w := newWorld(seed, false, "", false)
+		w := newWorld(seed, false, false)
 		if kinds[w.raft]++; kinds[w.raft] > 3 {
 			continue
 		}
 		arena := kinds[w.raft] == 1
-		a, b := Run(seed, arena, "", true), Run(seed, arena, "", true)
+		a, b := Run(seed, arena, false, true), Run(seed, arena, false, true)
 		if a.Trace != b.Trace || a.stats != b.stats {
 			t.Errorf("seed %d runs in two ways: %+v and %+v", seed, a.stats, b.stats)
 		}
@@ -166,7 +174,7 @@ func TestRetryAfterLoss(t *testing.T) {
 // quiet returns a world whose nodes have tables, and in which nothing has happened.
 func quiet() *world {
 	for seed := uint64(0); ; seed++ {
-		if w := newWorld(seed, false, "", false); !w.raft {
+		if w := newWorld(seed, false, false); !w.raft {
 			return w
 		}
 	}

@@ -8,24 +8,21 @@
 package sim
 
 import (
-	"container/heap"
 	"fmt"
 	"math/rand/v2"
 	"strings"
 
 	"github.com/dramnode/dramnode/control/lease"
 	"github.com/dramnode/dramnode/control/state"
-	"github.com/dramnode/dramnode/internal/rule"
 )
 
 // Times are in ticks of the world's clock, about a millisecond of the product.
 const (
-	slots       = 4 // processes that are alive at a time
-	voters      = 3 // the first of them vote in the control plane
-	copies      = 3
-	leaseTicks  = 1000
+	slots       = 4    // processes that are alive at a time
+	voters      = 3    // the first of them vote in the control plane
+	leaseTicks  = 1000 // in most worlds
 	requestLife = 1500 // no copy of a request lives longer
-	raftOneIn   = 8    // worlds have the product's consensus, which costs more; the others model it
+	raftOneIn   = 16   // worlds have the product's consensus, which costs more; the others model it
 )
 
 // A world is one run.
@@ -41,7 +38,6 @@ type world struct {
 	vote  consensus
 	traits
 	timing    lease.Timing
-	off       rule.Rule
 	nextID    uint64
 	nextValue int
 	callers   []*client
@@ -72,7 +68,13 @@ type traits struct {
 	hurry                     int64 // between the operations of a client
 	full                      float64
 	loss                      bool
-	raft                      bool // the control plane is the product's, with its consensus
+	copies                    int
+	lease, lostAfter          int64
+	spread                    float64 // of the log, beside leases
+	flap                      float64 // that a learner is given up before it is promoted
+	mend                      float64 // of all cuts, per hundred ticks
+	extreme                   bool    // clocks are as fast or as slow as they may be
+	raft                      bool    // the control plane is the product's, with its consensus
 }
 
 type stats struct {
@@ -108,20 +110,55 @@ func newTraits(w *world) traits {
 		t.move = 0.5
 	}
 	t.slowLog = w.some(0.5)
+	t.copies, t.lease, t.spread, t.mend = 3, leaseTicks, 0.67, 0.08
 	t.raft = w.rng.IntN(raftOneIn) == 0
+	if t.theme(w); t.raft {
+		t.lease = leaseTicks
+	}
+	t.lostAfter = 4 * t.lease
+	if w.rng.IntN(4) == 0 {
+		t.lostAfter = 1
+	}
 	return t
 }
 
-// newWorld makes the world of a seed in which one rule, or none, does not hold.
-func newWorld(seed uint64, arena bool, off rule.Rule, trace bool) *world {
-	w := &world{seed: seed, arena: arena, rng: rand.New(rand.NewPCG(seed, 0x5eed)), off: off}
+// theme makes most worlds more of one kind, for what takes several troubles at once.
+func (t *traits) theme(w *world) {
+	switch w.rng.IntN(8) {
+	case 0, 1: // learners come and go among messages that are lost and late, and the primary changes
+		t.copies, t.lease = int(w.between(1, 3)), 300
+		t.flap, t.move = w.some(0.4), 0.2+0.5*w.rng.Float64()
+		t.drop, t.dup, t.tail, t.latency, t.tailLatency = w.some(0.15), w.some(0.4), w.some(0.3), w.between(1, 30), w.between(50, 400)
+		t.hurry = w.between(30, 100)
+	case 2: // nodes are cut off and do not hear of it, and clocks disagree
+		t.lease, t.keys, t.clients, t.extreme = w.between(300, 600), 1, 4, true
+		t.drift, t.spread, t.part, t.isolate, t.mend = 0.3, w.some(0.3), 0.05+0.2*w.rng.Float64(), 1, 0.04
+		t.hurry, t.reads = w.between(30, 60), 0.6
+		if w.rng.IntN(2) == 0 { // time enough for others to go on before the slowest clock has shown the end of a lease
+			t.lease, t.spread, t.slowLog, t.drop, t.tail, t.elect = w.between(1500, 2500), 1, 0, 0, 0, 0
+			t.part, t.mend = 0.03+0.03*w.rng.Float64(), 0.03
+		}
+	case 3: // everything is lost now and then
+		t.copies, t.lease, t.loss = int(w.between(1, 2)), 300, true
+		t.crash, t.move, t.mend = 0.02+0.1*w.rng.Float64(), w.some(0.5), 0.03
+		t.hurry = w.between(30, 100)
+	case 4: // leaders follow one another, and nobody hears soon of what was decided
+		t.lease, t.keys, t.part, t.isolate, t.mend = w.between(600, 1500), 1, 0.1+0.2*w.rng.Float64(), 0, 0.1
+		t.elect, t.spread, t.slowLog, t.move = 0.05+0.4*w.rng.Float64(), w.some(0.2), 0.5, 0.5
+		t.hurry, t.reads = w.between(30, 60), 0.6
+	}
+}
+
+// newWorld makes the world of a seed.
+func newWorld(seed uint64, arena, trace bool) *world {
+	w := &world{seed: seed, arena: arena, rng: rand.New(rand.NewPCG(seed, 0x5eed))}
 	if trace {
 		w.trace = &strings.Builder{}
 	}
 	w.traits = newTraits(w)
-	w.timing = lease.Timing{Length: leaseTicks * tick, Renew: 100 * tick, Batch: 25 * tick, Drift: w.drift, Margin: 50 * tick}
+	w.timing = lease.Timing{Length: ticks(w.lease), Renew: ticks(w.lease / 10), Batch: ticks(w.lease / 40), Drift: w.drift, Margin: 50 * tick}
 	w.history.made = map[generation]*made{}
-	w.calm = 2 * leaseTicks
+	w.calm = 2 * w.lease
 	w.populate()
 	return w
 }
@@ -153,35 +190,57 @@ type event struct {
 	do      func()
 }
 
+// events is a heap, the earliest first. Package container/heap would allocate for each.
 type events struct {
 	list []event
 	seq  int64
 }
 
-func (q *events) Len() int { return len(q.list) }
-func (q *events) Less(i, j int) bool {
+func (q *events) less(i, j int) bool {
 	a, b := &q.list[i], &q.list[j]
 	return a.at < b.at || a.at == b.at && a.seq < b.seq
 }
-func (q *events) Swap(i, j int) { q.list[i], q.list[j] = q.list[j], q.list[i] }
-func (q *events) Push(x any)    { q.list = append(q.list, x.(event)) }
-func (q *events) Pop() any {
-	last := q.list[len(q.list)-1]
-	q.list[len(q.list)-1] = event{}
-	q.list = q.list[:len(q.list)-1]
-	return last
+
+func (q *events) push(e event) {
+	q.seq++
+	e.seq = q.seq
+	q.list = append(q.list, e)
+	for i := len(q.list) - 1; i > 0; {
+		up := (i - 1) / 2
+		if !q.less(i, up) {
+			return
+		}
+		q.list[i], q.list[up] = q.list[up], q.list[i]
+		i = up
+	}
+}
+
+func (q *events) pop() event {
+	first, last := q.list[0], len(q.list)-1
+	q.list[0], q.list[last] = q.list[last], event{}
+	q.list = q.list[:last]
+	for i := 0; ; {
+		down := 2*i + 1
+		if down+1 < last && q.less(down+1, down) {
+			down++
+		}
+		if down >= last || !q.less(down, i) {
+			return first
+		}
+		q.list[i], q.list[down] = q.list[down], q.list[i]
+		i = down
+	}
 }
 
 // after does something delay ticks later.
 func (w *world) after(delay int64, do func()) {
-	w.queue.seq++
-	heap.Push(&w.queue, event{w.now + delay, w.queue.seq, do})
+	w.queue.push(event{at: w.now + delay, do: do})
 }
 
 // run lets the world happen until the clock shows end.
 func (w *world) run(end int64) {
-	for w.queue.Len() > 0 && w.queue.list[0].at <= end {
-		e := heap.Pop(&w.queue).(event)
+	for len(w.queue.list) > 0 && w.queue.list[0].at <= end {
+		e := w.queue.pop()
 		w.now = e.at
 		w.stats.events++
 		e.do()
@@ -258,13 +317,13 @@ func (w *world) populate() {
 		n := w.birth(slot)
 		about := state.Node{Incarnation: state.Incarnation(n.id), Name: n.name(), Addr: n.addr(), Status: state.Up}
 		if s == nil {
-			s = state.Found(1, settings, 1<<20, params, about, 0)
+			s = state.Found(1, settings, 1<<20, w.params(), about, 0)
 		} else {
 			s, _ = s.Apply([]state.Command{state.Join{Node: about}})
 		}
 	}
 	row := &s.Rows[0]
-	row.Sync = []state.Incarnation{1, 2, 3}
+	row.Sync = []state.Incarnation{1, 2, 3}[:w.copies]
 	row.ActSync = row.Sync
 	w.vote = consensus{w: w, state: s}
 	if !w.raft {

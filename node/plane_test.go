@@ -12,16 +12,10 @@ import (
 	"github.com/dramnode/dramnode"
 	"github.com/dramnode/dramnode/control"
 	"github.com/dramnode/dramnode/control/state"
-	"github.com/dramnode/dramnode/ring"
 	"github.com/dramnode/dramnode/storage"
 	"github.com/dramnode/dramnode/test/proc"
 	"github.com/dramnode/dramnode/wire"
 )
-
-// replicated makes a node keep several copies. The lease is long: a loaded machine may stand still for a second.
-func replicated(cfg *Config) {
-	cfg.Replicas, cfg.Lease, cfg.Settings = 3, 3*time.Second, ring.Config{Partitions: 13}
-}
 
 // settled waits until exactly these nodes serve, and have as many copies of every partition as they can.
 func (c *cluster) settled(names ...string) {
@@ -30,7 +24,7 @@ func (c *cluster) settled(names ...string) {
 	c.wait(fmt.Sprintf("%v to settle", names), func() bool {
 		for _, name := range names {
 			n := c.nodes[name]
-			s, t := n.member.Table(), n.Table()
+			s, t := n.plane.member.Table(), n.Table()
 			if s == nil || t == nil || n.unready() != "" {
 				return false
 			}
@@ -77,15 +71,14 @@ func (c *cluster) ends(r *running) error {
 // TestReplicatedLife is a cluster over a join, a leave, a crash and a cut.
 func TestReplicatedLife(t *testing.T) {
 	t.Parallel()
-	c := newClusterWith(t, 31, replicated, "n1", "n2", "n3")
-	c.settled("n1", "n2", "n3")
+	c := newClusterWith(t, 31, with(replicated, failover), "n1", "n2", "n3")
 	c.wait("the leader to say that nothing is missing", func() bool { return c.leading("n1", "n2", "n3").UnderReplicated == 0 })
 	if h := c.leading("n1", "n2", "n3"); h.Partitions != 13 || h.Losses != 0 {
 		t.Errorf("%+v", h)
 	}
 	for _, name := range []string{"n1", "n2", "n3"} {
 		info := c.nodes[name].Info()
-		if info.Copies != 13 || info.Members != 3 || info.Replication.Replicas != 3 || info.Publisher == "" || info.Replication.Era != 1 {
+		if info.Copies != 13 || info.Members != 3 || info.Replication.Replicas != 3 || info.Replication.Leader == "" || info.Replication.Era != 1 {
 			t.Errorf("%s: %+v with %+v", name, info, info.Replication)
 		}
 	}
@@ -109,7 +102,7 @@ func TestReplicatedLife(t *testing.T) {
 
 	c.kill("n3")
 	c.wait("n3 to be suspended", func() bool {
-		n := c.nodes["n2"].member.Table().Named("n3")
+		n := c.nodes["n2"].plane.member.Table().Named("n3")
 		return n != nil && n.Status == state.Suspended
 	})
 	c.wait("the leader to miss a copy of each partition", func() bool { return c.leading("n2", "n4").UnderReplicated == 13 })
@@ -128,14 +121,13 @@ func TestReplicatedLife(t *testing.T) {
 // TestReplicatedCutOff cuts a node off for a while, and then until another process has its name.
 func TestReplicatedCutOff(t *testing.T) {
 	t.Parallel()
-	c := newClusterWith(t, 32, replicated, "n1", "n2", "n3")
-	c.settled("n1", "n2", "n3")
+	c := newClusterWith(t, 32, with(replicated, failover), "n1", "n2", "n3")
 	cut := func() {
 		c.world.Partition("n2:1", "n1:1")
 		c.world.Partition("n2:1", "n3:1")
 		c.wait("n2 to be without quorum", func() bool { return strings.Contains(c.nodes["n2"].unready(), dramnode.ErrNoQuorum.Error()) })
 		c.wait("the others to do without n2", func() bool {
-			s := c.nodes["n1"].member.Table()
+			s := c.nodes["n1"].plane.member.Table()
 			return !s.Serves(state.Incarnation(c.nodes["n2"].self.Incarnation)) && c.nodes["n1"].unready() == ""
 		})
 	}
@@ -166,11 +158,10 @@ func TestReplicatedCutOff(t *testing.T) {
 // TestReplicatedMajorityLost restarts two of three, which the third cannot do without.
 func TestReplicatedMajorityLost(t *testing.T) {
 	t.Parallel()
-	c := newClusterWith(t, 33, replicated, "n1", "n2", "n3")
-	c.settled("n1", "n2", "n3")
+	c := newClusterWith(t, 33, with(replicated, failover), "n1", "n2", "n3")
 	c.kill("n2")
 	c.kill("n3")
-	c.wait("n1 to be without quorum", func() bool { return !c.nodes["n1"].plane.Quorate() })
+	c.wait("n1 to be without quorum", func() bool { return !c.nodes["n1"].plane.member.Leased() })
 	before := c.nodes["n1"].Table().Version
 	c.start("n2", proc.Address(t, nil))
 	c.start("n3", proc.Address(t, nil))
@@ -188,7 +179,7 @@ func TestReplicatedMajorityLost(t *testing.T) {
 // TestClustersDoNotMerge lets a process see two clusters.
 func TestClustersDoNotMerge(t *testing.T) {
 	t.Parallel()
-	one := newClusterWith(t, 34, replicated, "a1", "a2")
+	one := newClusterWith(t, 34, with(replicated), "a1", "a2")
 	two := &cluster{t: t, world: one.world, nodes: map[string]*running{}, log: one.log, changes: one.changes}
 	for range 2 {
 		two.seeds = append(two.seeds, proc.Address(t, nil))
@@ -215,8 +206,7 @@ func TestClustersDoNotMerge(t *testing.T) {
 
 func TestReplicatedJoinRefused(t *testing.T) {
 	t.Parallel()
-	c := newClusterWith(t, 35, replicated, "n1", "n2")
-	c.settled("n1", "n2")
+	c := newClusterWith(t, 35, with(replicated), "n1", "n2")
 	for name, test := range map[string]struct {
 		change func(*Config)
 		want   string
@@ -225,9 +215,11 @@ func TestReplicatedJoinRefused(t *testing.T) {
 		"x2": {func(cfg *Config) { cfg.Replicas = 2 }, "replicas 2 here, 3 there"},
 		"x3": {func(cfg *Config) { cfg.MinSync = 2 }, "min-sync 2 here, 1 there"},
 		"x4": {func(cfg *Config) { cfg.OnLoss = state.Refuse }, "on-loss refuse here, recreate there"},
-		"x5": {func(cfg *Config) { cfg.Lease = 4 * time.Second }, "lease 4s here, 3s there"},
-		"x6": {func(cfg *Config) { cfg.Replicas, cfg.Lease = 1, 0 }, "replicas 1 here, 3 there"},
+		"x5": {func(cfg *Config) { cfg.Lease = 4 * time.Second }, "lease 4s here, 10s there"},
+		"x6": {func(cfg *Config) { cfg.Replicas = 1 }, "replicas 1 here, 3 there"},
+		"x9": {func(cfg *Config) { cfg.Mode, cfg.Replicas = state.Cache, 1 }, "mode cache here, strong there"},
 		"x7": {func(cfg *Config) { cfg.MaxValueBytes = 1 << 20 }, "max-value 1048576 here, 8388608 there"},
+		"xa": {func(cfg *Config) { cfg.LostAfter = time.Second }, "lost-after 1s here, 30s there"},
 		"x8": {func(cfg *Config) { cfg.Name = "n2" }, `the name "n2" is in use by n2:1`},
 	} {
 		err := c.ends(c.start(name, proc.Address(t, nil), test.change))
@@ -239,12 +231,6 @@ func TestReplicatedJoinRefused(t *testing.T) {
 		}
 	}
 	c.settled("n1", "n2")
-	single := newCluster(t, 36, "s1")
-	single.agree("s1")
-	x := single.start("x9", proc.Address(t, nil), replicated)
-	if err := single.ends(x); err == nil || !strings.Contains(err.Error(), "several replicas here, 1 there") || !errors.Is(err, dramnode.ErrInvalid) {
-		t.Errorf("a node with replicas ends among those without with %v", err)
-	}
 }
 
 func TestReplicatedConfig(t *testing.T) {
@@ -254,7 +240,7 @@ func TestReplicatedConfig(t *testing.T) {
 		want   string
 	}{
 		"eviction": {func(c *Config) { c.Eviction = storage.EvictS3FIFO }, "eviction s3fifo with 3 replicas"},
-		"direct":   {func(c *Config) { c.Direct = true }, "direct with 3 replicas"},
+		"cache":    {func(c *Config) { c.Mode = state.Cache }, "mode cache with 3 replicas"},
 		"too many": {func(c *Config) { c.Replicas = 6 }, "replicas 6, at most 5"},
 		"negative": {func(c *Config) { c.Replicas = -1 }, "replicas -1"},
 		"min-sync": {func(c *Config) { c.MinSync = 4 }, "min-sync 4, want 1 to replicas (3)"},
@@ -268,7 +254,7 @@ func TestReplicatedConfig(t *testing.T) {
 		}
 	}
 	good.setDefaults()
-	if timing := good.timing(); timing.Length != time.Second || timing.Renew != 100*time.Millisecond || good.MinSync != 1 {
+	if timing := good.timing(); timing.Length != time.Second || timing.Renew != 200*time.Millisecond || good.MinSync != 1 {
 		t.Errorf("%+v", timing)
 	}
 	if err := good.params().Validate(); err != nil {
