@@ -21,9 +21,6 @@ func limitProcs(pollers int) {
 	if os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(procs(runtime.GOMAXPROCS(0), pollers))
 	}
-	if runtime.GOMAXPROCS(0) == 1 {
-		_ = calmMonitor() // it is slower then, and works
-	}
 }
 
 // procs is half of the cores, and no more than the pollers and some goroutines beside them keep busy.
@@ -32,19 +29,25 @@ func procs(cores, pollers int) int { return max(1, min(cores/2, pollers+besidePo
 // besidePollers is for callers, moves, listings and the garbage collector.
 const besidePollers = 7
 
-// calmMonitor makes Go's monitor wait for processor time that nobody else wants.
+// calmMonitor keeps Go's monitor from interrupting the one thread that runs Go code, where there is but one (GOMAXPROCS 1).
 //
 // The monitor takes the one P from a thread that it finds in the same call of C twice, 20 us apart, and wakes another
 // thread for it, which finds nothing to do; and it goes on looking every 20 us for as long as it finds such calls. The
-// poller's calls of C last longer when bodies travel, which cost a third of their speed (docs/transfers.md). Now it looks
-// every few milliseconds while the processors are busy, which is early enough for what it is there for: threads that
-// block, and goroutines that do not yield.
+// poller's calls of C last longer when bodies travel, which cost a fifth of their speed (docs/transfers.md). With
+// SCHED_BATCH its waking up interrupts nobody: it waits for its turn, so it looks every few milliseconds while the
+// processors are busy, which is early enough for what it is there for: threads that block, and goroutines that do not yield.
+//
+// It must get its turn. SCHED_IDLE was as fast, but on a machine with more work than processors the monitor starved, and
+// with it all that waits for it: sixteen nodes on two cores suspected each other for ever (TestSixteenNodesAgree).
 func calmMonitor() error {
+	if runtime.GOMAXPROCS(0) > 1 {
+		return nil
+	}
 	tid, err := monitor()
 	if err != nil {
 		return err
 	}
-	attr := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_IDLE, Nice: 19} // a lower one may need a right
+	attr := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_BATCH}
 	if err := unix.SchedSetAttr(tid, &attr, 0); err != nil {
 		return fmt.Errorf("sched_setattr of thread %d: %w", tid, err)
 	}

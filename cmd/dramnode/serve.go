@@ -52,6 +52,7 @@ second signal ends it at once. Without flags it is a cluster of one on loopback.
 			if len(faces) == 0 {
 				limitProcs(1)
 			}
+			_ = calmMonitor() // without, it is slower, and works
 			return explainListen(serve(cmd.Context(), c.Log, func(ctx context.Context) error { return live(ctx, c, faces) }))
 		},
 	}
