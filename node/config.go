@@ -44,7 +44,7 @@ type Config struct {
 
 	MemoryBytes   int64 // for entries, their index and values in transit
 	MaxValueBytes int
-	Eviction      storage.Eviction // of a full node; with any but EvictNone the cluster is a cache
+	Eviction      storage.Eviction // of a full node; with any but EvictNone acknowledged values may go
 	Settings      ring.Config
 	Verify        bool          // check each value against its CRC32C where it lands
 	Direct        bool          // let processes of this user on this host read values from our memory
