@@ -454,6 +454,55 @@ func TestLeave(t *testing.T) {
 	}
 }
 
+// TestLeaveBesideARestart: nobody leaves whose vote the others still need, although another voter has just died.
+func TestLeaveBesideARestart(t *testing.T) {
+	for seed := range uint64(16) {
+		w := cluster(t, 200+seed, 3)
+		leaver := w.leader()
+		others := slices.DeleteFunc(w.addrs(), func(a string) bool { return a == leaver.addr })
+		if seed%2 == 0 {
+			leaver, others = w.procs[others[0]], []string{others[1], leaver.addr}
+		}
+		w.start(others[seed/2%2], "a", "b", "c") // in the place of one that is killed
+		w.run(time.Duration(w.r.Int64N(int64(3 * time.Second))))
+		for asked := w.now; !errors.Is(leaver.Err(), ErrRetired); w.run(100 * ms) {
+			leaver.Ask(leader.Ask{Kind: leader.AskLeave})
+			if w.now-asked > 20*time.Second {
+				t.Fatalf("seed %d: %s does not get out: %v, %+v", seed, leaver.addr, leaver.Err(), leaver.Table().Node(leaver.inc))
+			}
+		}
+		w.start(leaver.addr, "a", "b", "c")
+		w.settle(3, 30*time.Second)
+	}
+}
+
+// TestAllLeaveButOne: each leaves as soon as the others can do without it, and they need not wait for the rest to be patient.
+func TestAllLeaveButOne(t *testing.T) {
+	w := cluster(t, 9, 3)
+	var leavers []*proc
+	for _, a := range []string{"a", "b"} {
+		leavers = append(leavers, w.procs[a])
+	}
+	out := func(p *proc) bool { return errors.Is(p.Err(), ErrRetired) }
+	for began := w.now; !out(leavers[0]) || !out(leavers[1]); w.run(100 * ms) {
+		for _, p := range leavers {
+			p.Ask(leader.Ask{Kind: leader.AskLeave})
+			if out(p) {
+				delete(w.procs, p.addr)
+			}
+		}
+		if w.now-began > 20*time.Second {
+			t.Fatalf("they do not get out: %v, %v", leavers[0].Err(), leavers[1].Err())
+		}
+	}
+	delete(w.procs, "a")
+	delete(w.procs, "b")
+	w.settle(1, 20*time.Second)
+	if w.newest.Losses() != 0 {
+		t.Errorf("%d losses", w.newest.Losses())
+	}
+}
+
 func TestJoinRefused(t *testing.T) {
 	w := cluster(t, 8, 3)
 	w.config = func(c *Config) { c.Settings.Partitions = 9 }

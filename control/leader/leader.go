@@ -91,6 +91,8 @@ type Leader struct {
 	operator  []Ask
 	suspended map[state.Incarnation]time.Duration // since when this leader knows
 	inactive  map[ring.Partition]pause
+	voters    []state.Incarnation
+	settled   bool          // no change of the voters is under way
 	shrinkAt  time.Duration // 0: no need to shrink
 	forgotten uint64        // State.Forgotten, and since when this leader knows
 	forgotAt  time.Duration

@@ -53,7 +53,10 @@ func newBench(t testing_, partitions int, params state.Params) *bench {
 	return b
 }
 
-func (b *bench) elect() { b.l = New(1, b.s, lease.DefaultTiming(), b.now) }
+func (b *bench) elect() {
+	b.l = New(1, b.s, lease.DefaultTiming(), b.now)
+	b.l.Voting(nil, true)
+}
 
 func (b *bench) start(i state.Incarnation) {
 	b.alive[i] = true
@@ -665,6 +668,38 @@ func TestKnow(t *testing.T) {
 	b.run(knowAfter)
 	if got := b.l.Voters(b.now, b.s, present, all); !slices.Equal(got, []state.Incarnation{1, 2, 4}) {
 		t.Errorf("%v, want n4 in the place of n3", got)
+	}
+}
+
+// TestLeaveWaitsForVotes: who leaves is let go when the rest of the voters are a majority without it.
+func TestLeaveWaitsForVotes(t *testing.T) {
+	type ids = []state.Incarnation
+	for name, c := range map[string]struct {
+		voters  ids
+		settled bool
+		gone    bool
+	}{
+		"not a voter":                       {ids{1}, true, true},
+		"one of three":                      {ids{1, 2, 3}, true, true},
+		"the only voter":                    {ids{2}, true, false},
+		"another voter was replaced":        {ids{1, 2, 99}, true, false},
+		"while the voters change":           {ids{1, 2, 3}, false, false},
+		"not a voter, while these change":   {ids{1}, false, false},
+		"one of five, another was replaced": {ids{1, 2, 3, 4, 99}, true, true},
+	} {
+		b := three(t, 7)
+		b.join(4, "n4")
+		if err := b.l.Ask(b.now, Ask{Kind: AskLeave, From: 2}); err != nil {
+			t.Fatal(err)
+		}
+		b.l.Voting(c.voters, c.settled)
+		b.run(20 * time.Second)
+		if gone := b.s.Node(2) == nil || b.s.Node(2).Status == state.Gone; gone != c.gone {
+			t.Errorf("%s: gone %v, want %v (%+v)", name, gone, c.gone, b.s.Node(2))
+		}
+		if got := b.l.Voters(b.now, b.s, c.voters, func(state.Incarnation) bool { return true }); !c.gone && c.settled && slices.Contains(got, 2) {
+			t.Errorf("%s: voters %v still hold it back", name, got)
+		}
 	}
 }
 
