@@ -197,6 +197,8 @@ func (rs *replicas) answerLocked(part *replicaPart, w waiter, reply *replica.Rep
 		a = failed(errLost(part.number, part.engine.Row()))
 	case status == wire.StatusNoMemory:
 		a = failed(rs.noRoom(part.engine.Row()))
+	case reply.NoRecord:
+		a = failed(rs.noRecord(part.engine.Row()))
 	default:
 		a = answer{status: status, body: transport.Body{Bytes: []byte(reasons[status])}}
 	}
