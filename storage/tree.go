@@ -406,11 +406,3 @@ func (t *tree) next(p *path) bool {
 	}
 	return true
 }
-
-// first is the least record, none when there is none.
-func (t *tree) first() handle {
-	if t.root == none {
-		return none
-	}
-	return t.least(t.root, t.height, 0)
-}
