@@ -132,6 +132,33 @@ func TestNoMemoryChangesNothing(t *testing.T) {
 	check(t, s)
 }
 
+// TestDeadlineWithoutMemory: a write in place needs none but where its deadline is another one, and is as it was when there is none.
+func TestDeadlineWithoutMemory(t *testing.T) {
+	s, rnd := open(t, 1<<20), rand.New(rand.NewPCG(1, 2))
+	n := fill(t, s, rnd, 20)
+	useUp(s)
+	refused := [2]int{} // by deadline before: none, and some
+	for i := range n {
+		p, key := uint16(i%8), fmt.Appendf(nil, "key-%d", i)
+		before, _ := s.stat(p, key, 0)
+		err := s.put(p, key, make([]byte, before.ValueBytes), Info{Deadline: 2 + rnd.Int64N(1<<40)})
+		after, ok := s.stat(p, key, 0)
+		switch {
+		case err == nil:
+		case !errors.Is(err, dramnode.ErrNoMemory) || !ok || after != before:
+			t.Fatalf("%v, and %+v became %+v", err, before, after)
+		default:
+			refused[i%2]++
+		}
+		if i%500 < 2 {
+			check(t, s)
+		}
+	}
+	if refused[0] == 0 || refused[1] == 0 {
+		t.Errorf("%d refusals are too few", refused)
+	}
+}
+
 func TestLargeValues(t *testing.T) {
 	const large = 64 << 20
 	s := openAll(t, Config{Arena: make([]byte, 256<<20), Partitions: 8})
