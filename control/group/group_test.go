@@ -482,25 +482,32 @@ func TestLeaveBesideARestart(t *testing.T) {
 	}
 }
 
-// TestChurn: three nodes restart one after the other, killed or by leaving, each as soon as the last one serves again. They seldom
+// TestChurn: three nodes restart one after the other, killed, by leaving or after they were given up, each as soon as the last one serves again. They seldom
 // need to found the control plane anew: when one is killed before another that has restarted votes again.
 func TestChurn(t *testing.T) {
 	eras := 0
-	for seed := range uint64(200) {
+	for seed := range uint64(40) {
 		w := clusterWith(t, 300+seed, 3, func(c *Config) { c.Params.Replicas = uint8(1 + 2*(seed%2)) })
 		for range 12 {
 			p := w.procs[w.addrs()[w.r.IntN(3)]]
-			leaves := w.r.IntN(2) == 0
-			for asked := w.now; leaves && !errors.Is(p.Err(), ErrRetired); w.run(100 * ms) {
-				p.Ask(leader.Ask{Kind: leader.AskLeave})
-				if w.now-asked > 20*time.Second {
-					t.Fatalf("seed %d: %s does not get out: %v, %+v\n%s", seed, p.addr, p.Err(), p.Table().Node(p.inc), w.about())
+			how := [...]string{"killed", "killed", "leaves", "leaves", "absent"}[w.r.IntN(5)]
+			switch how {
+			case "absent": // for so long that its single copies are given up; then it has to start anew
+				w.isolate([]string{p.addr}, true)
+				w.run(34 * time.Second)
+				w.isolate([]string{p.addr}, false)
+			case "leaves":
+				for asked := w.now; !errors.Is(p.Err(), ErrRetired); w.run(100 * ms) {
+					p.Ask(leader.Ask{Kind: leader.AskLeave})
+					if w.now-asked > 20*time.Second {
+						t.Fatalf("seed %d: %s does not get out: %v, %+v\n%s", seed, p.addr, p.Err(), p.Table().Node(p.inc), w.about())
+					}
 				}
 			}
 			w.start(p.addr, "a", "b", "c")
 			for began := w.now; !w.serve(); w.run(10 * ms) {
 				if w.now-began > 20*time.Second {
-					t.Fatalf("seed %d: %s (leaves: %v) is not back\n%s", seed, p.addr, leaves, w.about())
+					t.Fatalf("seed %d: %s (%s) is not back\n%s", seed, p.addr, how, w.about())
 				}
 			}
 			w.run(time.Duration(w.r.Int64N(int64(3 * time.Second))))

@@ -131,6 +131,7 @@ func (e *encoder) params(p Params) {
 func (e *encoder) nodeList(s *State) {
 	e.uint(s.NodesVersion)
 	e.uint(s.Forgotten)
+	e.text(s.ForgottenName)
 	e.uint(uint64(len(s.Nodes)))
 	for i := range s.Nodes {
 		e.node(&s.Nodes[i])
@@ -366,6 +367,7 @@ func (d *decoder) params() (p Params) {
 
 func (d *decoder) nodeList(s *State) {
 	s.NodesVersion, s.Forgotten = d.uint(anyNumber, "version of nodes"), d.uint(anyNumber, "version of forgetting")
+	s.ForgottenName = d.text(maxName, "name of the forgotten")
 	for range d.uint(maxNodes, "nodes") {
 		if d.err != nil {
 			return

@@ -176,6 +176,9 @@ func (c Join) check(s *State) error {
 
 func (c Join) apply(s *State) {
 	s.setStatus(c.Replaces, Gone)
+	if c.Node.Name == s.ForgottenName {
+		s.remember()
+	}
 	at, _ := s.find(c.Node.Incarnation)
 	c.Node.Joined, c.Node.Known = s.Version, false
 	s.Nodes, s.NodesVersion = slices.Insert(s.Nodes, at, c.Node), s.Version
@@ -220,11 +223,17 @@ func (c Retire) check(s *State) error {
 }
 
 func (c Retire) apply(s *State) {
-	if s.Node(c.Node).Status == Suspended {
+	if n := s.Node(c.Node); n.Status == Suspended {
+		if s.ForgottenName = n.Name; s.Forgotten != 0 {
+			s.ForgottenName = ""
+		}
 		s.Forgotten = s.Version
 	}
 	s.setStatus(c.Node, Gone)
 }
+
+// remember says that no node that was retired in its absence can live and not know.
+func (s *State) remember() { s.Forgotten, s.ForgottenName = 0, "" }
 
 func (c Know) check(s *State) error {
 	if err := s.wantStatus(c.Node, Up); err != nil {
@@ -239,6 +248,7 @@ func (c Know) check(s *State) error {
 func (c Know) apply(s *State) {
 	at, _ := s.find(c.Node)
 	s.Nodes[at].Known, s.NodesVersion = true, s.Version
+	s.remember() // nobody is made known before that
 }
 
 // row returns the row that a command was decided for.

@@ -247,7 +247,8 @@ type State struct {
 	ParamsVersion uint64 // the version of the last change
 	Nodes         []Node // ascending by incarnation
 	NodesVersion  uint64 // the version of the last change
-	Forgotten     uint64 // the version that last retired a suspended node, which may live and not know
+	Forgotten     uint64 // the version that last retired a suspended node, which may live and not know; 0: none does
+	ForgottenName string // its name, whose next process proves it dead; "": there are several
 	Rows          []Row  // one per partition
 }
 

@@ -250,6 +250,31 @@ func TestReplaceAndLose(t *testing.T) {
 	}
 }
 
+// TestForgotten: who was retired in its absence is dead when its name is another process's, and long gone when somebody is made known.
+func TestForgotten(t *testing.T) {
+	node := func(i Incarnation, name string) Join {
+		return Join{Node: Node{Incarnation: i, Name: name, Addr: name + ":1", Status: Up}}
+	}
+	absent := []Command{Suspend{3}, Retire{3}}
+	for name, c := range map[string]struct {
+		then      []Command
+		forgotten bool
+	}{
+		"nothing":                 {nil, true},
+		"another one joins":       {[]Command{node(4, "d")}, true},
+		"its name joins":          {[]Command{node(4, "c")}, false},
+		"a second one is, too":    {[]Command{Suspend{2}, Retire{2}, node(4, "c")}, true},
+		"the second one is back":  {[]Command{Suspend{2}, Retire{2}, node(4, "b")}, true},
+		"somebody is made known":  {[]Command{node(4, "d"), Know{4}}, false},
+		"somebody leaves as well": {[]Command{Leave{2}}, true},
+	} {
+		s := must(t, three(t), append(slices.Clone(absent), c.then...)...)
+		if got := s.Forgotten != 0; got != c.forgotten {
+			t.Errorf("%s: forgotten %v (%q), want %v", name, got, s.ForgottenName, c.forgotten)
+		}
+	}
+}
+
 // TestPrune: who is gone is remembered as long as a row names it.
 func TestPrune(t *testing.T) {
 	s := must(t, three(t), Suspend{3}, Retire{3})

@@ -34,6 +34,9 @@ func (s *State) Validate() error {
 	if s.ClusterID == 0 || s.Era == 0 || s.Version == 0 || s.ParamsVersion > s.Version || s.NodesVersion > s.Version || s.Forgotten > s.NodesVersion {
 		return malformed("cluster %#x, era %d, version %d, params %d, nodes %d", s.ClusterID, s.Era, s.Version, s.ParamsVersion, s.NodesVersion)
 	}
+	if s.Forgotten == 0 && s.ForgottenName != "" || len(s.ForgottenName) > maxName {
+		return malformed("%.80q was forgotten at version %d", s.ForgottenName, s.Forgotten)
+	}
 	if err := s.Settings.Validate(); err != nil {
 		return fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
