@@ -81,7 +81,8 @@ func (c *Client) fetch(ctx context.Context, from *peer, deadline time.Time) erro
 	return c.install(t)
 }
 
-// install makes t the current table if it is newer.
+// install makes t the current table if it is newer. Tables never get older, so that a write is never sent again for an earlier epoch:
+// there a failure may be reported which the copy that waits in a later epoch knows nothing of (docs/consistency-mutations.md).
 func (c *Client) install(t *control.Table) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -9,4 +9,5 @@ const (
 	LeaseOnWrite   Rule = "a write is admitted under a lease"
 
 	RetryWithinLoss Rule = "a write that may have been executed is not sent again after a loss"
+	RetryForward    Rule = "a write is not sent again for an earlier epoch"
 )

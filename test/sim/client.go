@@ -34,8 +34,9 @@ type op struct {
 	retAt     int64
 
 	attempts int
-	refused  int    // attempts that certainly did nothing
-	losses   uint32 // of the partition, in the rows that all attempts were sent by which may have been executed
+	refused  int           // attempts that certainly did nothing
+	losses   uint32        // of the partition, in the rows that all attempts were sent by which may have been executed
+	epoch    replica.Epoch // of the last of these rows
 	done     bool
 	failed   bool // nothing was done
 	unknown  bool
@@ -147,7 +148,7 @@ func (c *client) try(o *op) {
 		return
 	}
 	row, to := c.route(o)
-	if to == nil {
+	if to == nil || o.kind != wire.KindGet && row.Epoch < o.epoch && !rule.Off(rule.RetryForward) {
 		w.after(w.between(20, 200), func() { c.try(o) })
 		return
 	}
@@ -156,7 +157,7 @@ func (c *client) try(o *op) {
 		return
 	}
 	o.attempts++
-	o.losses = lossesOf(row)
+	o.losses, o.epoch = lossesOf(row), row.Epoch
 	at := &attempt{op: o, number: o.attempts, client: c, sentAt: w.now}
 	r := replica.Request{Kind: o.kind, Epoch: row.Epoch, Key: o.key, End: o.end, IfMatch: o.ifMatch, IfGen: o.ifGen, TTL: o.ttl}
 	if o.kind != wire.KindGet {
