@@ -25,7 +25,7 @@ func (rs *replicas) serveKey(d router.Decision, r *request) {
 	q, err := rs.writeRequest(part, d, r)
 	if err != nil {
 		rs.n.drop(r)
-		rs.n.reply(r, failed(err))
+		rs.n.fail(r, err)
 		return
 	}
 	rs.submit(part, r, q)
@@ -37,7 +37,7 @@ func (rs *replicas) serveKey(d router.Decision, r *request) {
 func (rs *replicas) get(part *replicaPart, r *request) {
 	e, err := wire.ParseReadExt(r.h.Ext)
 	if err != nil {
-		rs.n.reply(r, failed(fmt.Errorf("%w: %w", dramnode.ErrInvalid, err)))
+		rs.n.fail(r, fmt.Errorf("%w: %w", dramnode.ErrInvalid, err))
 		return
 	}
 	stale := r.h.Flags&wire.FlagStale != 0
@@ -47,7 +47,8 @@ func (rs *replicas) get(part *replicaPart, r *request) {
 		rs.submit(part, r, replica.Request{Kind: wire.KindGet, Key: r.h.Key})
 		return
 	}
-	v, found, staged := part.store.Read(r.room(), r.h.Key, 0) // whether it is overdue says the clock that is read after it
+	var v storage.Value
+	found, staged := part.store.Read(&v, r.room(), r.h.Key, 0) // whether it is overdue says the clock that is read after it
 	if !part.dirty {
 		// A backup, whose memory is not to be read directly.
 		v.Place = 0
@@ -72,12 +73,12 @@ func (rs *replicas) get(part *replicaPart, r *request) {
 		a = failed(errLost(part.number, row))
 	case found != storage.Found:
 		rs.n.store.Release(v.Lease)
-		a = answer{status: wire.StatusNotFound}
+		a.status = wire.StatusNotFound
 	default:
-		a = rs.n.found(r, e, v, now)
+		rs.n.found(&a, r, &e, &v, now)
 	}
 	a.epoch = uint32(row.Epoch)
-	rs.n.reply(r, a)
+	rs.n.reply(r, &a)
 }
 
 var errNoLease = fmt.Errorf("%w: this node has no lease", dramnode.ErrNoQuorum)
@@ -152,7 +153,7 @@ func (rs *replicas) submit(part *replicaPart, r *request, q replica.Request) {
 	part.engine.Do(rs.now(), q, &part.effects)
 	own := part.effects.TakeReply(q.Token)
 	if own != nil {
-		a = rs.answerLocked(part, waiter{r: r}, own)
+		rs.answerLocked(&a, part, waiter{r: r}, own)
 	} else {
 		kept := new(request)
 		*kept = *r
@@ -163,7 +164,7 @@ func (rs *replicas) submit(part *replicaPart, r *request, q replica.Request) {
 	all := rs.effectsLocked(part, nil, nil) // other answers are rare here
 	part.mu.Unlock()
 	if own != nil {
-		rs.n.reply(r, a)
+		rs.n.reply(r, &a)
 	}
 	rs.give(all)
 }
@@ -175,33 +176,35 @@ func (rs *replicas) endedLocked(part *replicaPart, reply *replica.Reply) (e ende
 		return e, false // retired
 	}
 	delete(part.waiting, reply.Token)
-	return ended{w, rs.answerLocked(part, w, reply)}, true
+	e.waiter = w
+	rs.answerLocked(&e.a, part, w, reply)
+	return e, true
 }
 
-// answerLocked makes the answer of a reply. What was observed counts only if the lease and the epoch hold on a clock that is read now.
-func (rs *replicas) answerLocked(part *replicaPart, w waiter, reply *replica.Reply) (a answer) {
+// answerLocked makes a, which is empty, the answer of a reply. What was observed counts only if the lease and the epoch hold on a clock
+// that is read now.
+func (rs *replicas) answerLocked(a *answer, part *replicaPart, w waiter, reply *replica.Reply) {
 	status := reply.Status
 	if reply.Observed && !part.engine.Confirm(rs.now(), reply.Epoch) {
 		status = reply.Otherwise
 	}
 	switch {
 	case status == wire.StatusOK && w.part != nil:
-		a = answer{ext: wire.ReplyExt{Generation: reply.Gen, Size: reply.Count}, hasExt: true}
+		a.ext.Generation, a.ext.Size, a.hasExt = reply.Gen, reply.Count, true
 	case status == wire.StatusOK && w.r.h.Kind == wire.KindGet:
-		a = rs.fetchedLocked(part, w.r, reply)
+		rs.fetchedLocked(a, part, w.r, reply)
 	case status == wire.StatusOK, status == wire.StatusGenerationMismatch:
-		a = answer{status: status, ext: wire.ReplyExt{Generation: reply.Gen}, hasExt: true}
+		a.status, a.ext.Generation, a.hasExt = status, reply.Gen, true
 	case status == wire.StatusNotFound:
-		a = answer{status: status}
+		a.status = status
 	case status == wire.StatusPartitionLost:
-		a = failed(errLost(part.number, part.engine.Row()))
+		*a = failed(errLost(part.number, part.engine.Row()))
 	case status == wire.StatusNoMemory:
-		a = failed(rs.noRoom(part.engine.Row()))
+		*a = failed(rs.noRoom(part.engine.Row()))
 	default:
-		a = answer{status: status, body: transport.Body{Bytes: []byte(reasons[status])}}
+		a.status, a.body.Bytes = status, []byte(reasons[status])
 	}
 	a.epoch = uint32(reply.Epoch)
-	return a
 }
 
 // reasons are for people.
@@ -215,17 +218,18 @@ var reasons = map[wire.Status]string{
 }
 
 // fetchedLocked answers a get with the value that the engine names.
-func (rs *replicas) fetchedLocked(part *replicaPart, r *request, reply *replica.Reply) answer {
+func (rs *replicas) fetchedLocked(a *answer, part *replicaPart, r *request, reply *replica.Reply) {
 	e, err := wire.ParseReadExt(r.h.Ext)
 	if err != nil {
-		return failed(fmt.Errorf("%w: %w", dramnode.ErrInvalid, err))
+		*a = failed(fmt.Errorf("%w: %w", dramnode.ErrInvalid, err))
+		return
 	}
 	blob := uint64(reply.Value.Blob)
 	v := storage.Value{
 		Info:  storage.Info{Generation: reply.Gen, ValueBytes: int(reply.Value.Bytes), CRC: reply.Value.CRC, Deadline: reply.Deadline},
 		Bytes: part.store.Bytes(blob), Lease: part.store.Lease(blob),
 	}
-	return rs.n.found(r, e, v, rs.now())
+	rs.n.found(a, r, &e, &v, rs.now())
 }
 
 // A rangeJob is a delete of a range of keys in all the partitions that this node is asked for.
@@ -259,9 +263,9 @@ func (j *rangeJob) add(a answer) {
 	switch {
 	case !done:
 	case failure != nil:
-		j.rs.n.reply(j.r, *failure)
+		j.rs.n.reply(j.r, failure)
 	default:
-		j.rs.n.reply(j.r, answer{ext: wire.ReplyExt{Size: j.deleted}, hasExt: true})
+		j.rs.n.reply(j.r, &answer{ext: wire.ReplyExt{Size: j.deleted}, hasExt: true})
 	}
 }
 
@@ -293,7 +297,7 @@ func (rs *replicas) serveRange(r *request) {
 // endRange answers a request and frees its body.
 func (n *Node) endRange(r *request, a answer) {
 	n.drop(r)
-	n.reply(r, a)
+	n.reply(r, &a)
 }
 
 // list makes a page of the committed values. Overdue ones are listed until their delete is committed, like everywhere else.

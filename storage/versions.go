@@ -199,29 +199,33 @@ const (
 	Overdue                // one whose deadline has passed
 )
 
-// Read returns the committed value of key as Store.GetInto does, and reports whether another version is staged.
-func (v *Versions) Read(dst, key []byte, now int64) (value Value, found Finding, staged bool) {
-	s := v.store
-	id := s.identify(v.partition, key)
+// Read makes value, which is empty, the committed one of key as Store.GetInto does, and reports whether another version is staged.
+func (v *Versions) Read(value *Value, dst, key []byte, now int64) (found Finding, staged bool) {
+	id := v.store.identify(v.partition, key)
 	v.shard.mu.Lock()
-	defer v.shard.mu.Unlock()
 	staged = v.findStagedLocked(&id) != none
-	rec := v.shard.index.find(&id)
+	found = v.readLocked(value, dst, v.shard.index.find(&id), now)
+	v.shard.mu.Unlock()
+	return found, staged
+}
+
+func (v *Versions) readLocked(value *Value, dst []byte, rec handle, now int64) Finding {
+	m := v.store.mem
 	switch {
-	case !s.mem.alive(rec, 0):
-		return Value{}, Missing, staged
-	case !s.mem.alive(rec, now):
-		return Value{}, Overdue, staged
+	case rec == none || !m.live(rec):
+		return Missing
+	case now >= m.expiry(rec):
+		return Overdue
 	}
 	v.shard.queues.hit(rec)
-	value.Info, value.Place = s.mem.info(rec), uint64(rec)
-	stored := s.mem.value(rec)
+	value.Info, value.Place = m.info(rec), uint64(rec)
+	stored := m.value(rec)
 	if len(stored) <= len(dst) {
 		value.Bytes = dst[:copy(dst, stored)]
-		return value, Found, staged
+		return Found
 	}
-	value.Bytes, value.Lease = stored, s.leaseLocked(v.shard, rec)
-	return value, Found, staged
+	value.Bytes, value.Lease = stored, v.store.leaseLocked(v.shard, rec)
+	return Found
 }
 
 func (v *Versions) versionLocked(rec handle) Version {

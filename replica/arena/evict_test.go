@@ -89,7 +89,8 @@ func (p *primary) put(k uint32, value []byte, change func(*replica.Request)) rep
 
 // get reads into dst as nodes do, and checks the value.
 func (p *primary) get(s *storage.Store, dst []byte, k uint32) bool {
-	v, found, _ := p.store.Read(dst, binary.LittleEndian.AppendUint32(nil, k), 1)
+	var v storage.Value
+	found, _ := p.store.Read(&v, dst, binary.LittleEndian.AppendUint32(nil, k), 1)
 	if found == storage.Found && crc32.ChecksumIEEE(v.Bytes) != v.CRC {
 		p.t.Error("a value is torn")
 	}
