@@ -22,13 +22,13 @@ func (rs *replicas) serveKey(d router.Decision, r *request) {
 		rs.get(part, r)
 		return
 	}
-	q, err := rs.writeRequest(part, d, r)
-	if err != nil {
+	var q replica.Request
+	if err := rs.writeRequest(&q, part, d, r); err != nil {
 		rs.n.drop(r)
 		rs.n.fail(r, err)
 		return
 	}
-	rs.submit(part, r, q)
+	rs.submit(part, r, &q)
 }
 
 // get serves from the committed value where no step is needed: it is not overdue, and nothing is pending, or this is the
@@ -44,7 +44,7 @@ func (rs *replicas) get(part *replicaPart, r *request) {
 	part.mu.RLock()
 	if !part.gets && !(stale && part.engine.Holds()) {
 		part.mu.RUnlock()
-		rs.submit(part, r, replica.Request{Kind: wire.KindGet, Key: r.h.Key})
+		rs.submit(part, r, &replica.Request{Kind: wire.KindGet, Key: r.h.Key})
 		return
 	}
 	var v storage.Value
@@ -64,7 +64,7 @@ func (rs *replicas) get(part *replicaPart, r *request) {
 	switch {
 	case !stale && (found == storage.Overdue || dirty):
 		rs.n.store.Release(v.Lease)
-		rs.submit(part, r, replica.Request{Kind: wire.KindGet, Key: r.h.Key})
+		rs.submit(part, r, &replica.Request{Kind: wire.KindGet, Key: r.h.Key})
 		return
 	case !certain:
 		rs.n.store.Release(v.Lease)
@@ -91,42 +91,40 @@ func errLost(p uint16, row *replica.Row) error {
 // lendMax is the length up to which a value that came in its message is lent to the engine, to be copied with the locks held.
 const lendMax = 4 << 10
 
-// writeRequest makes the engine's request of r. A short value stays in r, to be lent.
-func (rs *replicas) writeRequest(part *replicaPart, d router.Decision, r *request) (q replica.Request, err error) {
+// writeRequest makes q, which is empty, the engine's request of r. A short value stays in r, to be lent.
+func (rs *replicas) writeRequest(q *replica.Request, part *replicaPart, d router.Decision, r *request) error {
 	e, err := wire.ParseWriteExt(r.h.Ext)
 	if err != nil {
-		return q, fmt.Errorf("%w: %w", dramnode.ErrInvalid, err)
+		return fmt.Errorf("%w: %w", dramnode.ErrInvalid, err)
 	}
 	if e.Client != 0 && e.Counter == 0 { // all of them would be taken for the same write
-		return q, errNoCounter
+		return errNoCounter
 	}
-	q = replica.Request{
-		Kind: r.h.Kind, Epoch: replica.Epoch(r.h.Epoch), Key: r.h.Key,
-		Origin:  replica.Origin{Client: e.Client, Counter: e.Counter, FirstUnacked: e.FirstUnacked},
-		IfMatch: r.h.Flags&wire.FlagIfMatch != 0, IfGen: e.IfGeneration, TTL: lifeOf(e.TTLMillis),
-	}
+	q.Kind, q.Epoch, q.Key = r.h.Kind, replica.Epoch(r.h.Epoch), r.h.Key
+	q.Origin.Client, q.Origin.Counter, q.Origin.FirstUnacked = e.Client, e.Counter, e.FirstUnacked
+	q.IfMatch, q.IfGen, q.TTL = r.h.Flags&wire.FlagIfMatch != 0, e.IfGeneration, lifeOf(e.TTLMillis)
 	if r.h.Flags&wire.FlagFence == 0 {
 		q.Epoch = replica.Epoch(d.Row.Epoch) // of a sender without a table
 	}
 	if r.h.Kind != wire.KindPut {
-		return q, nil
+		return nil
 	}
 	if rs.n.damaged(r) {
-		return q, fmt.Errorf("%w: the value of %q arrived damaged", dramnode.ErrCorrupt, r.h.Key)
+		return fmt.Errorf("%w: the value of %q arrived damaged", dramnode.ErrCorrupt, r.h.Key)
 	}
 	if r.value.Bytes == nil && len(r.body) <= lendMax {
 		q.Value = replica.Value{Bytes: uint32(len(r.body)), CRC: r.h.CRC}
-		return q, nil
+		return nil
 	}
 	if r.value.Bytes == nil {
 		if r.value, err = part.store.Reserve(len(r.h.Key), len(r.body), false); err != nil {
-			return q, err
+			return err
 		}
 		copy(r.value.Bytes, r.body)
 	}
 	q.Value = replica.Value{Blob: replica.Blob(r.value.Token()), Bytes: uint32(len(r.value.Bytes)), CRC: r.h.CRC}
 	r.value, r.body = storage.Reservation{}, nil // the engine's now
-	return q, nil
+	return nil
 }
 
 var errNoCounter = fmt.Errorf("%w: a write of a client without its number", dramnode.ErrInvalid)
@@ -142,7 +140,7 @@ func lifeOf(ttlMillis uint64) int64 {
 
 // submit has the engine do q, whose value is r's body unless it has a blob. Its answer comes at once, or later from another step: then r,
 // which may be on its caller's stack, is copied.
-func (rs *replicas) submit(part *replicaPart, r *request, q replica.Request) {
+func (rs *replicas) submit(part *replicaPart, r *request, q *replica.Request) {
 	var a answer
 	part.mu.Lock()
 	part.token++
@@ -394,7 +392,7 @@ func (rs *replicas) deleteRange(r *request, q *wire.ListRequest, set partitionSe
 				if !fenced {
 					epoch = part.engine.Row().Epoch
 				}
-				part.engine.Do(now, replica.Request{
+				part.engine.Do(now, &replica.Request{
 					Kind: wire.KindDeleteRange, Token: part.token, Epoch: epoch, Key: nilIfEmpty(start), End: nilIfEmpty(end), Origin: origin,
 				}, &part.effects)
 			})

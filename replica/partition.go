@@ -378,8 +378,8 @@ func (p *Partition) Tick(now int64, out *Effects) {
 	}
 }
 
-// Do takes a request of a client.
-func (p *Partition) Do(now int64, r Request, out *Effects) {
+// Do takes a request of a client. It keeps nothing of *r itself.
+func (p *Partition) Do(now int64, r *Request, out *Effects) {
 	reply := func(s wire.Status) {
 		p.store.Free(r.Value.Blob)
 		out.Replies = append(out.Replies, Reply{Token: r.Token, Status: s, Epoch: p.row.Epoch})

@@ -16,7 +16,7 @@ type partition struct {
 	staged         int    // notes
 	oldest, newest handle // of the tombstones
 	evictable      bool
-	pins           []handle // what Get has told of since the last Settle, where entries may be evicted
+	pins           []handle // what Get and Committed have told of since the last Settle, where entries may be evicted
 }
 
 // next returns the generation of the next write.

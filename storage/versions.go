@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/dramnode/dramnode"
+	"github.com/dramnode/dramnode/internal/invariant"
 )
 
 // Versions is one partition as a replica of it keeps it: per key a committed version, which may be a tombstone, and
@@ -14,7 +15,7 @@ import (
 // commit to the last lease. Reads of the Store see the committed values.
 //
 // Every write of the partition goes through its Versions, by one goroutine at a time; Store.Expire leaves it alone, and so does
-// eviction unless it is evictable. What a method drops can be read until Settle, and what Get told of is not evicted before.
+// eviction unless it is evictable. What a method drops can be read until Settle, and what Get or Committed told of is not evicted before.
 //
 // A staged version is a note in the arena: a record that is never live, with the staged generation and deadline, and in
 // place of a value the words below. It stands in the order, and among the deadlines, for what the commit will put there, so that
@@ -183,11 +184,26 @@ func (v *Versions) Get(key []byte) (committed Version, staged Staged) {
 	id := v.store.identify(v.partition, key)
 	v.shard.mu.Lock()
 	defer v.shard.mu.Unlock()
-	rec := v.shard.index.find(&id)
+	return v.versionLocked(v.committedLocked(&id)), v.stagedLocked(v.findStagedLocked(&id))
+}
+
+// Committed returns only the committed version.
+func (v *Versions) Committed(key []byte) Version {
+	id := v.store.identify(v.partition, key)
+	v.shard.mu.Lock()
+	rec := v.committedLocked(&id)
+	committed := v.versionLocked(rec)
+	v.shard.mu.Unlock()
+	return committed
+}
+
+// committedLocked finds the committed record of a key, for somebody who is told of it.
+func (v *Versions) committedLocked(id *identity) handle {
+	rec := v.shard.index.find(id)
 	if pt := &v.store.partitions[v.partition]; pt.evictable && rec != none {
 		pt.pins = append(pt.pins, rec)
 	}
-	return v.versionLocked(rec), v.stagedLocked(v.findStagedLocked(&id))
+	return rec
 }
 
 // A Finding says what Read met.
@@ -564,21 +580,28 @@ func (v *Versions) applyLocked(id *identity, version *Version, old, note handle)
 }
 
 // Write is Stage and Commit in one, for a key without a staged version; a delete leaves no tombstone. A value that is lent is copied, over the
-// committed one if that is as long and not leased. After an error nothing has changed.
-func (v *Versions) Write(key []byte, version Version) error {
+// committed one if that is as long and not leased. over is the committed version's blob, as Get or Committed has told since the last Settle, or 0:
+// then it is looked for. After an error nothing has changed.
+func (v *Versions) Write(key []byte, over uint64, version Version) error {
 	id := v.store.identify(v.partition, key)
 	for tries := 0; ; tries++ {
-		err := v.write(&id, &version)
+		err := v.write(&id, handle(over), &version)
 		if !v.store.again(tries, err, v.store.mem.sizeOf(len(key), max(noteBytes, len(v.lent)))) {
 			return err
 		}
 	}
 }
 
-func (v *Versions) write(id *identity, to *Version) error {
+func (v *Versions) write(id *identity, old handle, to *Version) error {
 	v.shard.mu.Lock()
 	defer v.shard.mu.Unlock()
-	old := v.shard.index.find(id)
+	if old == none || invariant.Enabled {
+		rec := v.shard.index.find(id)
+		if old != none && old != rec {
+			panic(fmt.Sprintf("storage: %q is written over a record that is not its own", id.key))
+		}
+		old = rec
+	}
 	switch {
 	case v.findStagedLocked(id) != none:
 		return fmt.Errorf("storage: %w: a write at once under a key with a staged version", dramnode.ErrInvalid)

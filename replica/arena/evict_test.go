@@ -62,7 +62,7 @@ func (p *primary) settle() {
 // do has the engine execute r, and checks that generations rise.
 func (p *primary) do(k uint32, r replica.Request) replica.Reply {
 	r.Epoch, r.Key = 1, binary.LittleEndian.AppendUint32(nil, k)
-	p.engine.Do(1, r, &p.out)
+	p.engine.Do(1, &r, &p.out)
 	if len(p.out.Replies) != 1 {
 		p.t.Errorf("%d replies to one request", len(p.out.Replies))
 		return replica.Reply{}
