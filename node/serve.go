@@ -64,7 +64,9 @@ const maxErrorText = 1024
 
 // reply sends a. The header is built in memory that the network copies before it returns.
 func (n *Node) reply(r *request, a *answer) {
-	h := wire.Header{Kind: r.h.Kind, Status: a.status, Flags: wire.FlagReply | a.flags, Epoch: a.epoch, CRC: a.crc, TableVersion: n.version.Load()}
+	var h wire.Header
+	h.Kind, h.Status, h.Flags = r.h.Kind, a.status, wire.FlagReply|a.flags
+	h.Epoch, h.CRC, h.TableVersion = a.epoch, a.crc, n.version.Load()
 	var ext [wire.ReplyExtBytes]byte
 	if a.hasExt {
 		h.Ext = wire.AppendReplyExt(ext[:0], a.ext)
