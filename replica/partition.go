@@ -59,16 +59,16 @@ const (
 
 // A Partition is one replica of one partition. The zero role is none: it holds what it holds and serves nothing.
 type Partition struct {
-	node  *Node
-	store Store
-	row   *Row
-	peers []ID // of Row.Sync, without this node; a peer's bit is its position
+	node   *Node
+	store  Store
+	row    *Row
+	lead   *lead // not nil: this node is the row's primary
+	memory *memory
 
 	floor dramnode.Generation // every version below is resolved here
 	heard bool                // the primary of this epoch is active
 
-	lead    *lead // not nil: this node is the row's primary
-	memory  *memory
+	peers   []ID // of Row.Sync, without this node; a peer's bit is its position
 	stages  []staged
 	staged  uint64 // the primary is done with every stage below
 	queries []query
