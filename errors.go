@@ -35,10 +35,9 @@ var (
 	// cannot be reached or does not serve; it may be retried.
 	ErrUnavailable = errors.New("dramnode: unavailable")
 
-	// ErrUnknownOutcome is returned when a write may have been applied, or may still be. With single copies
-	// that is so after each lost answer. Replicas remember writes, so there the client asks again, and the error
-	// is left for when time ran out (the deadline, the context, or 30 s) and for when the partition, and
-	// with it the record, was lost meanwhile.
+	// ErrUnknownOutcome is returned when a write may have been applied, or may still be. Nodes remember writes, so
+	// after a lost answer the client asks again, and the error is left for when time ran out (the deadline,
+	// the context, or 30 s) and for when the partition, and with it the record, was lost meanwhile.
 	ErrUnknownOutcome = errors.New("dramnode: outcome unknown")
 
 	// ErrNoQuorum is returned when this side of a partition is, or may be, the minority: nothing was done, and the client

@@ -7,12 +7,14 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
+	"sync"
 	"syscall"
 	"time"
 )
 
 // besideLimit is how much longer the 99th percentile of small gets may be beside bulk puts than beside a
-// process that uses a processor and nothing of ours.
+// process that uses as much processor time as these and nothing of ours.
 const besideLimit = 5
 
 const (
@@ -22,7 +24,8 @@ const (
 )
 
 // beside measures what bulk costs the small: 64 B gets one at a time, alone, while another client puts
-// 16 MiB values four at a time, and while a process spins. It fails when the puts cost too much.
+// 16 MiB values four at a time, and while a process spins that is as hungry as client and node are with these
+// puts. It fails when the puts cost too much.
 func (o *options) beside(ctx context.Context, out io.Writer) error {
 	for _, transport := range transports {
 		l := newLab(o.tools, transport)
@@ -47,17 +50,17 @@ func (l *lab) beside(ctx context.Context, out io.Writer) error {
 		if err != nil {
 			return err
 		}
-		puts, err := l.besidePuts(ctx, port, get)
+		puts, processors, err := l.besidePuts(ctx, port, get)
 		if err != nil {
 			return err
 		}
-		spin, err := besideSpin(get)
+		spin, err := besideSpin(processors, get)
 		if err != nil {
 			return err
 		}
 		ratios = append(ratios, puts.P99/spin.P99)
-		fmt.Fprintf(out, "%s: p99 of 64 B gets alone %.0f us, beside 16 MiB puts %.0f us, beside a spinning process %.0f us: x%.1f\n",
-			l.transport, alone.P99, puts.P99, spin.P99, puts.P99/spin.P99)
+		fmt.Fprintf(out, "%s: p99 of 64 B gets alone %.0f us, beside 16 MiB puts %.0f us, beside a process that spins on %.2f processors %.0f us: x%.1f\n",
+			l.transport, alone.P99, puts.P99, processors, spin.P99, puts.P99/spin.P99)
 	}
 	slices.Sort(ratios)
 	if median := ratios[len(ratios)/2]; median > besideLimit {
@@ -66,28 +69,33 @@ func (l *lab) beside(ctx context.Context, out io.Writer) error {
 	return nil
 }
 
-// besidePuts measures while another client puts.
-func (l *lab) besidePuts(ctx context.Context, port int, get func() (sample, error)) (sample, error) {
-	ended := make(chan error, 1)
+// besidePuts measures while another client puts, and says how many processors client and node used for the puts.
+func (l *lab) besidePuts(ctx context.Context, port int, get func() (sample, error)) (gets sample, processors float64, err error) {
+	type result struct {
+		sample
+		err error
+	}
+	ended := make(chan result, 1)
 	go func() {
-		_, err := l.load(ctx, port, newPoint(l.transport, "put", 16<<20, 4), 2*besideLength, "--verify", "off")
-		ended <- err
+		s, err := l.load(ctx, port, newPoint(l.transport, "put", 16<<20, 4), 2*besideLength, "--verify", "off")
+		ended <- result{s, err}
 	}()
 	time.Sleep(besideStart)
-	s, err := get()
-	if putErr := <-ended; err == nil {
-		err = putErr
+	gets, err = get()
+	puts := <-ended
+	if err == nil {
+		err = puts.err
 	}
-	return s, err
+	return gets, puts.OpsPerS * (puts.ClientCPU + puts.ServerCPU) * 1e-6, err
 }
 
-// besideSpin measures while a process of ours uses a processor.
-func besideSpin(get func() (sample, error)) (sample, error) {
+// besideSpin measures while a process of ours uses so many processors.
+func besideSpin(processors float64, get func() (sample, error)) (sample, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return sample{}, err
 	}
-	cmd := exec.Command(self, "-spin")
+	cmd := exec.Command(self, "-spin", strconv.FormatFloat(processors, 'f', 3, 64))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		return sample{}, err
@@ -99,8 +107,21 @@ func besideSpin(get func() (sample, error)) (sample, error) {
 	return get()
 }
 
-// spin uses one processor for a while.
-func spin() {
-	for end := time.Now().Add(4 * besideLength); time.Now().Before(end); {
+// spin uses so many processors for a while, the last of them for a share of each spinSlot.
+func spin(processors float64) {
+	var threads sync.WaitGroup
+	end := time.Now().Add(4 * besideLength)
+	for ; processors > 0; processors-- {
+		busy := time.Duration(min(processors, 1) * float64(spinSlot))
+		threads.Go(func() {
+			for slot := time.Now(); slot.Before(end); slot = slot.Add(spinSlot) {
+				for time.Since(slot) < busy {
+				}
+				time.Sleep(time.Until(slot.Add(spinSlot)))
+			}
+		})
 	}
+	threads.Wait()
 }
+
+const spinSlot = 10 * time.Millisecond // about what a transfer of 16 MiB takes

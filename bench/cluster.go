@@ -192,14 +192,6 @@ func (c *cluster) leader(ctx context.Context) *clusterNode {
 	return nil
 }
 
-func (c *cluster) node(name string) *clusterNode {
-	i := slices.IndexFunc(c.nodes, func(n *clusterNode) bool { return n.name == name })
-	if i < 0 {
-		return nil
-	}
-	return c.nodes[i]
-}
-
 // index returns the member that a node is now.
 func (c *cluster) index(n *clusterNode) uint16 {
 	t := c.client.Table()

@@ -56,12 +56,12 @@ func bench(args []string) error {
 	f.BoolVar(&o.fails, "failover", false, "measure only what happens when nodes are killed, and what three copies cost")
 	f.IntVar(&o.kills, "kills", 50, "of data nodes, for -failover; a fifth as many of control leaders; 0: only what copies cost")
 	f.BoolVar(&o.where, "profile", false, "only tell where the processor time of small operations goes; needs perf")
-	busy := f.Bool("spin", false, "only use a processor, for -beside")
+	busy := f.Float64("spin", 0, "only use so many processors for a while, for -beside")
 	if err := f.Parse(args); err != nil {
 		return err
 	}
-	if *busy {
-		spin()
+	if *busy > 0 {
+		spin(*busy)
 		return nil
 	}
 	if f.NArg() > 0 || o.rounds < 1 || o.budget <= 0 || o.kills < 0 {

@@ -14,21 +14,13 @@ import (
 )
 
 // Info asks the node at addr about itself.
-func (c *Client) Info(ctx context.Context, addr string) (control.NodeInfo, error) {
-	var info control.NodeInfo
+func (c *Client) Info(ctx context.Context, addr string) (info control.NodeInfo, err error) {
 	p, err := c.peers.dial(addr)
 	if err != nil {
 		return info, err
 	}
-	o := op{kind: wire.KindInfo, to: p, deadline: c.deadline(ctx)}
-	defer o.end(c)
-	if err := c.do(ctx, &o); err != nil {
-		return info, err
-	}
-	if err := json.Unmarshal(o.call.reply.body, &info); err != nil {
-		return info, fmt.Errorf("client: the description of %s: %w: %w", addr, dramnode.ErrCorrupt, err)
-	}
-	return info, nil
+	err = c.ask(ctx, p, wire.KindInfo, nil, &info)
+	return info, err
 }
 
 // AcceptLosses acknowledges, as an operator, all losses of partitions so far, and returns of how many. Where lost
@@ -38,15 +30,8 @@ func (c *Client) AcceptLosses(ctx context.Context) (partitions int, err error) {
 	if p == nil {
 		return 0, c.nobody(nil)
 	}
-	o := op{kind: wire.KindAccept, to: p, deadline: c.deadline(ctx)}
-	defer o.end(c)
-	if err := c.do(ctx, &o); err != nil {
-		return 0, err
-	}
-	if err := json.Unmarshal(o.call.reply.body, &partitions); err != nil {
-		return 0, fmt.Errorf("client: the answer of %s: %w: %w", p.addr, dramnode.ErrCorrupt, err)
-	}
-	return partitions, nil
+	err = c.ask(ctx, p, wire.KindAccept, nil, &partitions)
+	return partitions, err
 }
 
 // Recover tells the node at addr, as an operator, that these nodes are dead, which have so many of the voters that the others cannot go on,
@@ -60,15 +45,21 @@ func (c *Client) Recover(ctx context.Context, addr string, dead []string) (r con
 	if err != nil {
 		return r, fmt.Errorf("%w: names: %w", dramnode.ErrInvalid, err)
 	}
-	o := op{kind: wire.KindRecover, to: p, body: names, deadline: c.deadline(ctx)}
+	err = c.ask(ctx, p, wire.KindRecover, names, &r)
+	return r, err
+}
+
+// ask sends p a question about the cluster, and decodes what it answers in JSON.
+func (c *Client) ask(ctx context.Context, p *peer, kind wire.Kind, body []byte, answer any) error {
+	o := op{kind: kind, to: p, body: body, deadline: c.deadline(ctx)}
 	defer o.end(c)
 	if err := c.do(ctx, &o); err != nil {
-		return r, err
+		return err
 	}
-	if err := json.Unmarshal(o.call.reply.body, &r); err != nil {
-		return r, fmt.Errorf("client: the answer of %s: %w: %w", addr, dramnode.ErrCorrupt, err)
+	if err := json.Unmarshal(o.call.reply.body, answer); err != nil {
+		return fmt.Errorf("client: the answer of %s: %w: %w", p.addr, dramnode.ErrCorrupt, err)
 	}
-	return r, nil
+	return nil
 }
 
 // A Node is one member of the cluster.

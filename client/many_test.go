@@ -15,6 +15,8 @@ import (
 	"github.com/dramnode/dramnode/wire"
 )
 
+func (s *slots) taken() int { return s.size - int(s.free.Load()) }
+
 func fill(cluster *testCluster, n int, format string) {
 	cluster.mu.Lock()
 	defer cluster.mu.Unlock()

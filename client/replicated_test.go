@@ -181,30 +181,26 @@ func TestLossEndsRetries(t *testing.T) {
 // What a caller gets when time runs out depends on whether any attempt may have been executed.
 func TestLastWordAtTheDeadline(t *testing.T) {
 	for _, tc := range []struct {
-		name       string
-		replicated bool
-		answers    []wire.Status // the last goes on; statusEnd stands for silence
-		want       error
+		name    string
+		answers []wire.Status // the last goes on
+		want    error
 	}{
-		{"refused", true, []wire.Status{wire.StatusNoQuorum}, dramnode.ErrNoQuorum},
-		{"refused, single copies", false, []wire.Status{wire.StatusNoQuorum}, dramnode.ErrNoQuorum},
-		{"unavailable, single copies", false, []wire.Status{wire.StatusUnavailable}, dramnode.ErrUnavailable},
-		{"silence", true, []wire.Status{silence}, dramnode.ErrUnknownOutcome},
-		{"silence, then refused", true, []wire.Status{silence, wire.StatusNoQuorum}, dramnode.ErrUnknownOutcome},
-		{"nobody knows, then busy", true, []wire.Status{wire.StatusUnknownOutcome, wire.StatusBusy}, dramnode.ErrUnknownOutcome},
-		{"nobody knows, then full", true, []wire.Status{wire.StatusUnknownOutcome, wire.StatusNoMemory}, dramnode.ErrUnknownOutcome},
-		{"nobody knows, then invalid", true, []wire.Status{wire.StatusUnknownOutcome, wire.StatusInvalid}, dramnode.ErrUnknownOutcome},
-		{"nobody knows, then missing", true, []wire.Status{wire.StatusUnknownOutcome, wire.StatusNotFound}, dramnode.ErrNotFound},
-		{"nobody knows, then another generation", true, []wire.Status{silence, wire.StatusGenerationMismatch}, dramnode.ErrGenerationMismatch},
-		{"refused, then full", true, []wire.Status{wire.StatusNoQuorum, wire.StatusNoMemory}, dramnode.ErrNoMemory},
+		{"refused", []wire.Status{wire.StatusNoQuorum}, dramnode.ErrNoQuorum},
+		{"unavailable", []wire.Status{wire.StatusUnavailable}, dramnode.ErrUnavailable},
+		{"silence", []wire.Status{silence}, dramnode.ErrUnknownOutcome},
+		{"silence, then refused", []wire.Status{silence, wire.StatusNoQuorum}, dramnode.ErrUnknownOutcome},
+		{"nobody knows, then busy", []wire.Status{wire.StatusUnknownOutcome, wire.StatusBusy}, dramnode.ErrUnknownOutcome},
+		{"nobody knows, then full", []wire.Status{wire.StatusUnknownOutcome, wire.StatusNoMemory}, dramnode.ErrUnknownOutcome},
+		{"nobody knows, then invalid", []wire.Status{wire.StatusUnknownOutcome, wire.StatusInvalid}, dramnode.ErrUnknownOutcome},
+		{"nobody knows, then missing", []wire.Status{wire.StatusUnknownOutcome, wire.StatusNotFound}, dramnode.ErrNotFound},
+		{"nobody knows, then another generation", []wire.Status{silence, wire.StatusGenerationMismatch}, dramnode.ErrGenerationMismatch},
+		{"refused, then full", []wire.Status{wire.StatusNoQuorum, wire.StatusNoMemory}, dramnode.ErrNoMemory},
 	} {
 		for _, call := range writeCalls {
 			t.Run(tc.name+"/"+call.name, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					cluster := newTestCluster(t, 1)
-					if tc.replicated {
-						cluster.replicate(1, 0)
-					}
+					cluster.replicate(1, 0)
 					c := cluster.client(nil)
 					var seen atomic.Int64
 					node := cluster.nodes[0]

@@ -26,8 +26,6 @@ func (s *slots) init(n int) {
 
 func (s *slots) limit() int { return s.size }
 
-func (s *slots) taken() int { return s.size - int(s.free.Load()) }
-
 // try takes a slot if one is free.
 func (s *slots) try() bool {
 	for {

@@ -20,6 +20,7 @@ type NodeInfo struct {
 	UptimeSeconds float64           `json:"uptime_seconds"`
 	CPUSeconds    float64           `json:"cpu_seconds"` // of the whole process, user and system
 	Memory        MemoryInfo        `json:"memory"`
+	Records       RecordsInfo       `json:"records"`
 	Entries       int               `json:"entries"`
 	OwnedEntries  int               `json:"owned_entries"` // of the partitions that this node owns
 	ValueBytes    int64             `json:"value_bytes"`
@@ -81,6 +82,13 @@ type MemoryInfo struct {
 	EvictedBytes uint64 `json:"evicted_bytes"` // of their keys and values
 
 	Classes []ClassInfo `json:"classes"` // that hold memory; those with a slot of 0 bytes have pages of their own
+}
+
+// RecordsInfo says what a node remembers of writes, beside its memory, so that clients may send them again.
+type RecordsInfo struct {
+	Bytes   int64  `json:"bytes"`
+	Limit   int64  `json:"limit"`
+	Refused uint64 `json:"refused"` // writes that could not have been remembered
 }
 
 // A ClassInfo is the blocks of one size.

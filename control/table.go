@@ -272,15 +272,6 @@ func ParseTable(b []byte) (*Table, error) {
 	return t, t.Validate()
 }
 
-// ParseRow decodes what AppendRow wrote.
-func ParseRow(b []byte) (Row, error) {
-	if len(b) != rowBytes {
-		return Row{}, fmt.Errorf("%w: row of %d bytes, want %d", ErrTable, len(b), rowBytes)
-	}
-	d := decoder{b: b}
-	return d.row(), d.err
-}
-
 // Validate reports the first broken rule of a table.
 func (t *Table) Validate() error {
 	fail := func(format string, args ...any) error {

@@ -12,7 +12,7 @@ import (
 	"github.com/dramnode/dramnode/internal/cputime"
 )
 
-// A Bench is one set of keys and the load on it. Call Fill, then Run as often as wanted, then Clear.
+// A Bench is one set of keys and the load on it. Call Fill, then Run as often as wanted.
 type Bench struct {
 	cfg    Config
 	stores []Store
@@ -81,9 +81,6 @@ func (b *Bench) fill(ctx context.Context, s Store, from, to int) error {
 	}
 	return nil
 }
-
-// Clear deletes every key that starts with the prefix.
-func (b *Bench) Clear(ctx context.Context) error { return b.stores[0].Clear(ctx, []byte(b.cfg.Prefix)) }
 
 // Run puts the load on the stores and returns what it measured; when ctx ends early, what it has.
 func (b *Bench) Run(ctx context.Context) Result {

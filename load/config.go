@@ -37,7 +37,7 @@ const (
 
 // A Config says what to send. The names in its errors are those of the command's flags.
 type Config struct {
-	Prefix      string // of all keys; Clear deletes whatever starts with it
+	Prefix      string // of all keys
 	Keys        int    // present before the run
 	ValueBytes  int
 	Mix         Mix

@@ -184,6 +184,7 @@ func (n *Node) Info() control.NodeInfo {
 		Ready: n.unready() == "", Leaving: n.leaving.Load(), Quorate: n.plane.member.Leased(),
 		UptimeSeconds: time.Since(n.started).Seconds(), CPUSeconds: cputime.Process().Seconds(),
 		Memory:  n.memoryInfo(&stats),
+		Records: n.replicas.recordsInfo(),
 		Entries: stats.Entries, ValueBytes: stats.ValueBytes, Partitions: n.owned(),
 		Conflicts: n.plane.member.Status().Conflicts + uint64(len(n.gossip.Conflicts())), Forwarded: n.forwarded.Load(),
 		Counters: n.counters.snapshot(), Events: n.plane.events(), Replication: n.plane.info(),

@@ -43,8 +43,9 @@ type Config struct {
 	Join []string
 
 	MemoryBytes   int64 // for entries, their index and values in transit
+	RecordBytes   int64 // beside it, for the records by which retries are recognised
 	MaxValueBytes int
-	Eviction      storage.Eviction // of a full node; with any but EvictNone the cluster is a cache
+	Eviction      storage.Eviction // of a full node; with any but EvictNone acknowledged values may go
 	Settings      ring.Config
 	Verify        bool          // check each value against its CRC32C where it lands
 	Direct        bool          // let processes of this user on this host read values from our memory
@@ -100,6 +101,9 @@ func (c *Config) setDefaults() {
 	if c.MemoryBytes == 0 {
 		c.MemoryBytes = 1 << 30
 	}
+	if c.RecordBytes == 0 {
+		c.RecordBytes = max(c.MemoryBytes/recordShare, leastRecords)
+	}
 	c.Replicas = max(c.Replicas, 1)
 	if c.MinSync == 0 {
 		c.MinSync = 1
@@ -145,6 +149,9 @@ func (c *Config) Validate() error {
 	}
 	if d.MemoryBytes < minMemoryBytes {
 		fault("memory of %d bytes, want at least %d", d.MemoryBytes, minMemoryBytes)
+	}
+	if d.RecordBytes < 0 {
+		fault("records of %d bytes", d.RecordBytes)
 	}
 	if d.MaxValueBytes < 1 || d.MaxValueBytes > math.MaxInt32 || int64(d.MaxValueBytes) > d.MemoryBytes {
 		fault("max-value of %d bytes, want 1 to %d and at most memory (%d)", d.MaxValueBytes, math.MaxInt32, d.MemoryBytes)

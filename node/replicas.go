@@ -90,6 +90,7 @@ func newReplicas(n *Node) (*replicas, error) {
 	rs := &replicas{n: n, parts: make([]replicaPart, n.cfg.Settings.Count()), due: make([]atomic.Int64, n.cfg.Settings.Count()), timer: time.NewTimer(0), bulk: map[parcel]struct{}{}}
 	rs.shared = replica.Node{
 		ID: replica.ID(n.self.Incarnation), Config: replica.Default, Full: rs.isFull,
+		Records: &replica.Records{Limit: n.cfg.RecordBytes}, Crowded: rs.isCrowded,
 		Until: func() int64 { return int64(n.plane.member.Until()) },
 	}
 	rs.shared.Config.MinSync = max(1, n.cfg.MinSync)

@@ -86,7 +86,7 @@ func (rs *replicas) sendLocked(part *replicaPart, m *replica.Message) {
 		c.recycle()
 		return
 	}
-	m.Used = rs.used()
+	m.Used, m.Crowded = rs.used(), rs.shared.Records.Full()
 	c.call.Header = m.AppendHeader(c.header[:0], replica.Envelope{Cluster: table.cluster, Era: table.era, Partition: part.number}, list)
 	c.call.Timeout, c.call.Completer = messageTimeout, c
 	link.Call(&c.call)
@@ -211,7 +211,7 @@ func (in *incoming) answer(rs *replicas, part *replicaPart, m *replica.Message) 
 		return false
 	}
 	table := rs.table.Load()
-	m.Used = rs.used()
+	m.Used, m.Crowded = rs.used(), rs.shared.Records.Full()
 	in.header = m.AppendHeader(in.room, replica.Envelope{Cluster: table.cluster, Era: table.era, Partition: part.number}, list)
 	in.list = list
 	return true

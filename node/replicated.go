@@ -199,6 +199,8 @@ func (rs *replicas) answerLocked(a *answer, part *replicaPart, w waiter, reply *
 		*a = failed(errLost(part.number, part.engine.Row()))
 	case status == wire.StatusNoMemory:
 		*a = failed(rs.noRoom(part.engine.Row()))
+	case reply.NoRecord:
+		*a = failed(rs.noRecord(part.engine.Row()))
 	default:
 		a.status, a.body.Bytes = status, []byte(reasons[status])
 	}

@@ -213,8 +213,8 @@ func testFence(t *testing.T, c *cluster, user *caller, node string) {
 				continue
 			}
 			r := user.expect(node, h, nil, wire.StatusNotOwner)
-			if got, err := control.ParseRow(r.body); err != nil || got != row || r.header.Epoch != row.Epoch {
-				t.Errorf("refused with %+v in epoch %d (%v), want %+v", got, r.header.Epoch, err, row)
+			if want := control.AppendRow(nil, row); !bytes.Equal(r.body, want) || r.header.Epoch != row.Epoch {
+				t.Errorf("refused with %x in epoch %d, want %x of %+v", r.body, r.header.Epoch, want, row)
 			}
 		}
 	}

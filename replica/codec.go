@@ -32,7 +32,7 @@ const (
 	numberBytes  = 8
 	versionBytes = 64 // flags u8 and 7 reserved; generation, same, ttl; bytes u32, crc u32; origin
 	baseBytes    = 40 // flags u8 and 7 reserved; generation, ttl; bytes u32, crc u32; 8 reserved
-	usedBytes    = 8  // percent u8 and 7 reserved
+	usedBytes    = 8  // percent u8, crowded u8 and 6 reserved
 	pageBytes    = 32 // part u8, end u8 and 6 reserved; from, next, as of
 	extMax       = commonBytes + stageBytes + numberBytes + versionBytes + baseBytes + pageBytes + usedBytes
 
@@ -132,7 +132,7 @@ func (m *Message) appendExt(b []byte, e Envelope) []byte {
 		b = appendWords(b, uint64(m.Page.Part)|bit(m.Page.End)<<8, m.Page.From, m.Page.Next, uint64(m.Page.AsOf))
 	}
 	if m.Kind.has(withUsed) {
-		b = appendWords(b, uint64(m.Used))
+		b = appendWords(b, uint64(m.Used)|bit(m.Crowded)<<8)
 	}
 	return b
 }
@@ -313,7 +313,10 @@ func (d *decoder) parts(m *Message) {
 		}
 	}
 	if m.Kind.has(withUsed) {
-		m.Used = uint8(d.number(100, "percent of memory"))
+		u := d.number(1<<9-1, "percent of memory, and whether crowded")
+		if m.Used, m.Crowded = uint8(u), u>>8 != 0; m.Used > 100 {
+			d.fail("%d percent of memory", m.Used)
+		}
 	}
 }
 

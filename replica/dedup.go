@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"maps"
 	"slices"
 
 	"github.com/dramnode/dramnode"
@@ -10,17 +11,21 @@ import (
 
 // A memory holds what became of the writes whose clients may still retry them.
 type memory struct {
-	clients map[uint64]*history
-	recent  *history // the one that was looked up last
-	look    int64    // when to look for silent clients again
+	clients  map[uint64]*history
+	most     int // clients since the map was made: maps do not shrink
+	recent   *history
+	recentOf uint64 // whose recent is: the client that was looked up last
+	look     int64  // when to look for silent clients again
+	bytes    int64  // what it has on Records
 }
 
 // A history is one client's part of it.
 type history struct {
-	client uint64
 	first  uint64 // every counter below is answered, or was given up
 	seen   int64  // when the client last wrote
 	memos  []memo // ascending by counter
+	epoch  Epoch  // of flying
+	flying uint32 // writes that this primary was given in epoch and has not memorised: each has room among memos
 }
 
 // A memo is the outcome of one write. That of a definite failure is known to one primary only, and holds in its
@@ -44,16 +49,16 @@ func (m *memory) of(client uint64) *history {
 	if m == nil {
 		return nil
 	}
-	if m.recent == nil || m.recent.client != client {
-		m.recent = m.clients[client]
+	if m.recent == nil || m.recentOf != client {
+		m.recent, m.recentOf = m.clients[client], client
 	}
 	return m.recent
 }
 
-// full reports whether o's client has as many records as it may.
-func (m *memory) full(o Origin, limit int) bool {
-	h := m.of(o.Client)
-	return h != nil && len(h.memos) >= limit
+// hasAll reports whether o's client has as many records as it may.
+func (p *Partition) hasAll(o Origin) bool {
+	h := p.memory.of(o.Client)
+	return h != nil && len(h.memos)+h.underway(p.row.Epoch) >= p.node.Config.MaxRecords
 }
 
 // remembered answers a write that is being, was or may have been executed already.
@@ -131,13 +136,9 @@ func (p *Partition) memorise(now int64, o Origin, m memo) {
 	if o.Client == 0 {
 		return
 	}
-	if p.memory == nil {
-		p.memory = &memory{clients: map[uint64]*history{}}
-	}
 	h := p.memory.of(o.Client)
 	if h == nil {
-		h = &history{client: o.Client}
-		p.memory.clients[o.Client] = h
+		h = p.open(now, o.Client)
 	}
 	h.seen = max(h.seen, now)
 	h.acknowledge(o.FirstUnacked)
@@ -148,6 +149,7 @@ func (p *Partition) memorise(now int64, o Origin, m memo) {
 	if i, ok := h.find(m.counter); ok {
 		h.memos[i] = m
 	} else {
+		p.extend(h, len(h.memos)+1)
 		h.memos = slices.Insert(h.memos, i, m)
 	}
 }
@@ -177,19 +179,29 @@ func (h *history) acknowledge(first uint64) {
 	h.memos = slices.Delete(h.memos, 0, i)
 }
 
-// forget drops the clients that were silent for life.
-func (m *memory) forget(now, life int64) {
+// forget drops the clients that were silent for life, and what the others do not use.
+func (p *Partition) forget(now, life int64) {
 	if rule.Off(rule.DedupKept) {
 		life = 0
 	}
+	m := p.memory
 	if now < m.look {
 		return
 	}
 	m.look, m.recent = now+life/8, nil
 	for id, h := range m.clients {
 		if now-h.seen >= life {
+			p.charge(-historyBytes - recordBytes*int64(cap(h.memos)))
 			delete(m.clients, id)
+			continue
 		}
+		p.shrink(h)
+	}
+	if n := len(m.clients); 2*n < m.most {
+		p.charge(-slotBytes * int64(m.most-n))
+		clients := make(map[uint64]*history, n)
+		maps.Copy(clients, m.clients)
+		m.clients, m.most = clients, n
 	}
 }
 

@@ -42,6 +42,10 @@
 // travels with it to every replica and is kept until that counter has passed it, or the client was silent for
 // Config.DedupLife. No copy of a request may live that long. A sender stamps a write with the epoch of the row that
 // it knows and takes a definite failure only from its latest attempt: an earlier one may still arrive.
+// What a node's partitions remember is counted on one account (Records) with a limit. A primary takes the room for a record before
+// it takes on the write, and refuses the write while there is none, here or with a backup that says so (Message.Crowded). What is
+// ordered is remembered by all, whatever the account says, and a learner that has no room is not promoted.
+//
 // Records are lost with the entries, so once a row counts more losses or doubts than that of an earlier attempt which
 // may have been executed, the sender does not try again: the outcome is unknown.
 //

@@ -83,6 +83,9 @@ func (p *Partition) onChunk(now int64, m *Message, out *Effects) {
 	reply := Message{Kind: ChunkAck, Page: m.Page}
 	switch m.Page.Part {
 	case PartMemory:
+		if p.node.Records.Full() {
+			return // there is no room for them, as there may be none for values
+		}
 		for _, r := range m.Memory {
 			p.memorise(now-r.Age, r.Origin, memo{gen: r.Gen})
 		}

@@ -63,6 +63,7 @@ type Message struct {
 	Page     Page   // Chunk, ChunkAck
 	Memory   []Memo // Chunk with Page.Memory
 	Used     uint8  // Ack, StageAck, StageRefuse, Floored: how much of the sender's memory is in use, in percent; who sends it fills it in
+	Crowded  bool   // likewise: the sender's Records are full
 }
 
 // A Copy is a version on its way. When it is Carried, the sender's blob is read while the message is sent, and
@@ -135,6 +136,7 @@ type Reply struct {
 	Value     Value               // of a get: stored memory, to be leased before the next Step
 	Deadline  int64               // of a get; 0: never
 	Count     uint64              // of a delete-range
+	NoRecord  bool                // with wire.StatusBusy: there is no room to remember the write, see Node.Records
 	Observed  bool
 	Otherwise wire.Status
 	Epoch     Epoch // what Confirm is to be asked with

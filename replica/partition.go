@@ -47,6 +47,13 @@ type Node struct {
 	// Full reports whether a replica, this one too, has so little memory left that writes which need some are refused. It
 	// goes by what the others' messages say (Message.Used). nil: nobody ever is.
 	Full func(ID) bool
+
+	// Records is the account of what all of them remember writes in; nil: it has no limit.
+	Records *Records
+
+	// Crowded reports whether the Records of another replica are full. It goes by what its messages say
+	// (Message.Crowded). nil: nobody's ever are.
+	Crowded func(ID) bool
 }
 
 // A peerSet holds positions in Partition.peers, and learnerBit.
@@ -151,7 +158,7 @@ func (p *Partition) enter(now int64, row *Row, out *Effects) {
 	}
 	if lost {
 		p.store.Clear()
-		p.memory = nil
+		p.unremember()
 	}
 	p.forgetPendings()
 	if row.Primary == p.node.ID {
@@ -216,7 +223,7 @@ func (p *Partition) Removable() bool {
 func (p *Partition) Remove() {
 	if p.Removable() {
 		p.store.Clear()
-		p.memory = nil
+		p.unremember()
 	}
 }
 
@@ -369,7 +376,7 @@ func (p *Partition) answer(in *Message, m Message, out *Effects) {
 func (p *Partition) Tick(now int64, out *Effects) {
 	p.tickQueries(now, out)
 	if p.memory != nil {
-		p.memory.forget(now, p.node.Config.DedupLife)
+		p.forget(now, p.node.Config.DedupLife)
 	}
 	if p.lead != nil {
 		p.tickLead(now, out)

@@ -89,12 +89,17 @@ func (p *Partition) write(now int64, r *Request, out *Effects) {
 		return
 	}
 	l := p.lead
-	if l.writes >= p.node.Config.MaxWrites || p.memory.full(r.Origin, p.node.Config.MaxRecords) {
+	if l.writes >= p.node.Config.MaxWrites || p.hasAll(r.Origin) {
 		p.reject(r.Token, r.Value.Blob, wire.StatusBusy, out)
 		return
 	}
 	if r.Kind == wire.KindPut && p.full() {
 		p.reject(r.Token, r.Value.Blob, wire.StatusNoMemory, out)
+		return
+	}
+	if !p.admit(now, r.Origin) {
+		p.reject(r.Token, r.Value.Blob, wire.StatusBusy, out)
+		out.Replies[len(out.Replies)-1].NoRecord = true
 		return
 	}
 	if l.writes == 0 && p.Alone() && p.alone(now, r, out) {
@@ -113,6 +118,7 @@ func (p *Partition) write(now int64, r *Request, out *Effects) {
 			l.byID = map[origin]*write{}
 		}
 		l.byID[r.Origin.id()] = w
+		p.hold(r.Origin)
 	}
 	if r.Kind == wire.KindDeleteRange {
 		p.startRange(now, w, out)
@@ -126,19 +132,28 @@ func (p *Partition) write(now int64, r *Request, out *Effects) {
 }
 
 // full reports whether a replica in sync has no room for another value: what is prepared cannot be refused any more, and who
-// cannot comply would have to leave the set. Each that is full is sent the floor, since its answer tells how full it is by then.
-func (p *Partition) full() (full bool) {
+// cannot comply would have to leave the set.
+func (p *Partition) full() bool {
 	if p.node.Full == nil || len(p.peers) == 0 { // alone, the store itself says it
 		return false
 	}
-	full = p.node.Full(p.node.ID)
+	own, others := p.node.Full(p.node.ID), p.lacks(p.node.Full)
+	return own || others
+}
+
+// lacks reports whether a backup in sync is short of something, and has those that are sent the floor: their answers say
+// how short they are by then.
+func (p *Partition) lacks(short func(ID) bool) (any bool) {
+	if short == nil {
+		return false
+	}
 	for i, id := range p.peers {
-		if p.node.Full(id) {
-			full = true
+		if short(id) {
+			any = true
 			p.lead.floored &^= 1 << i
 		}
 	}
-	return full
+	return any
 }
 
 // alone executes a put or delete that nobody else must hold, while nothing is under way, and reports whether it did. Such a write is
@@ -229,6 +244,9 @@ func (p *Partition) drop(w *write) {
 	p.lead.writes--
 	if w.Origin.Client != 0 && p.lead.byID[w.Origin.id()] == w {
 		delete(p.lead.byID, w.Origin.id())
+	}
+	if !w.committed {
+		p.unhold(w.Origin)
 	}
 	if w.stage != 0 {
 		p.lead.lowest, p.lead.floored = p.lead.lowestStage(), 0 // the next Floor lets the backups forget its value
@@ -460,6 +478,7 @@ func (p *Partition) commit(now int64, w *write, out *Effects) {
 	if !rule.Off(rule.DedupLocal) {
 		p.memorise(now, w.Origin, memo{gen: w.gen})
 	}
+	p.unhold(w.Origin)
 	switch {
 	case w.intent != request:
 		p.partDone(now, w, true, out)

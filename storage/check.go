@@ -84,7 +84,6 @@ func (c *checker) record(sh *shard, rec handle) {
 	c.expect(c.shard(uint16(p)) == sh, "record %#x is in shard %d", rec, sh.number)
 	c.expect(m.state(rec)&stateHeld != 0, "record %#x is indexed with state %#x", rec, m.state(rec))
 	got := &c.found[p]
-	got.last = max(got.last, m.generation(rec))
 	if m.live(rec) {
 		got.count(m, rec, 1)
 		c.entries++
@@ -96,14 +95,11 @@ func (c *checker) record(sh *shard, rec handle) {
 
 func (c *checker) partition(p int) {
 	pt, got := &c.partitions[p], &c.found[p]
-	c.expect(pt.last >= got.last, "partition %d has generation %d, last is %d", p, got.last, pt.last)
 	c.expect(got.entries == pt.entries && got.tombstones == pt.tombstones && got.keyBytes == pt.keyBytes && got.valueBytes == pt.valueBytes,
 		"partition %d has %+v, counts %+v", p, *got, *pt)
-	c.expect(pt.tombstones == 0 || pt.replicated, "partition %d keeps %d tombstones", p, pt.tombstones)
+	c.expect(pt.opened || got.entries+got.tombstones+got.staged == 0, "partition %d is not open and has %+v", p, *got)
 	c.expect(got.staged == pt.staged, "partition %d has %d staged versions, counts %d", p, got.staged, pt.staged)
-	if pt.replicated {
-		c.tombstones(p, pt)
-	}
+	c.tombstones(p, pt)
 }
 
 // tombstones checks that the list of a partition's tombstones is whole and in order.

@@ -7,9 +7,9 @@
 //
 // # Who owns memory
 //
-// Keys and values given to a method may be modified once it returned, except the bytes of a Reservation, which
-// belong to the store from Commit on. Bytes under a Lease are stored memory: read them only, and release the
-// lease exactly once. They stay in place when their entry is overwritten, deleted, expired or dropped, count
+// Keys given to a method may be modified once it returned. A value's bytes are written by who has its Reservation, and belong
+// to the store from the version on; one that is lent may be modified after Settle. Bytes under a Lease are stored memory: read them
+// only, and release the lease exactly once. They stay in place when their entry is overwritten, deleted or dropped, count
 // against the arena, and are freed by the last Release.
 //
 // # The limit
@@ -18,7 +18,7 @@
 // EvictS3FIFO makes room first. In the arena lie records, reservations, hash index, both orders: all that grows with the entries.
 // On the Go heap lie 32 bytes per page, for which as much of the arena is never used; some 170 bytes per partition; 8 bytes per 256 index buckets;
 // and with eviction 8 bytes of ghosts per 512 bytes of arena. No pointer leads to an entry, so the
-// collector's work does not depend on how many there are. Deleting needs no memory.
+// collector's work does not depend on how many there are. Deleting needs no memory where it leaves no tombstone.
 //
 // # Layout
 //
@@ -35,16 +35,15 @@
 //
 // # Generations
 //
-// A write gets the generation max(last+1, epoch<<32|1) when it is committed, where last is the highest that its partition
-// ever gave out or applied. last survives deletes and DropPartition. A partition whose last was lost (a new
-// process) must go on with a higher epoch; the same holds after 2^32 writes in one epoch.
+// Who writes gives each version of a key, its deletes too, a generation that the key never had before. Nothing else is
+// asked of generations but that DropTombstones goes by their order; 0 is none.
 //
 // # Versions
 //
-// A partition that is replicated is written through its Versions, which keep a staged version of a key beside the committed
-// one. An entry without a staged version costs what it costs otherwise. A staged one has a note, a record of 72 bytes and the key, in an
+// The entries of a partition are read and written through its Versions, which may keep a staged version of a key beside the committed
+// one. An entry without one pays nothing for that. A staged version has a note, a record of 72 bytes and the key, in an
 // index of its own; a commit needs no memory, and neither index nor order nor deadlines can refuse it. Tombstones stay
-// until they are dropped by generation: they are listed in that order.
+// until they are dropped by generation: they are listed in that order. The Store itself lists, counts, evicts, and knows memory.
 //
 // # Locks
 //
@@ -56,5 +55,5 @@
 // # Eviction
 //
 // With EvictS3FIFO each shard has the queues of S3-FIFO. The write that needs room evicts, in its own goroutine, until it fits: from all shards in
-// turn. Entries with a lease and entries of a partition with Versions stay.
+// turn. Entries with a lease stay, and those of partitions that are not evictable.
 package storage

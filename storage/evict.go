@@ -223,7 +223,7 @@ func (q *queues) remember(rec handle, hash uint64) {
 
 // evict takes out entries of at least so many bytes, and says whether there were any. Shards have their turns, whoever
 // needs the room: so entries go about in the order in which they came, which is how slabs were filled, and whole slabs fall free.
-// Leased values stay, and so do the entries of Versions that are not evictable.
+// Leased values stay, and so do the entries of partitions that are not evictable.
 func (s *Store) evict(bytes int) (freed bool) {
 	if s.config.Eviction == EvictNone || s.mem.pagesFor(bytes) > s.mem.pool.count {
 		return false
@@ -243,13 +243,7 @@ func (s *Store) evict(bytes int) (freed bool) {
 // mayEvictLocked reports whether nobody needs the entry of rec.
 func (s *Store) mayEvictLocked(sh *shard, rec handle) bool {
 	pt := &s.partitions[s.mem.partition(rec)]
-	if s.mem.leased(rec) {
-		return false
-	}
-	if !pt.replicated {
-		return true
-	}
-	if !pt.evictable || slices.Contains(pt.pins, rec) {
+	if s.mem.leased(rec) || !pt.evictable || slices.Contains(pt.pins, rec) {
 		return false
 	}
 	if pt.staged == 0 {

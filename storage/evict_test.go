@@ -12,11 +12,12 @@ import (
 	"github.com/dramnode/dramnode"
 )
 
-func openCache(tb testing.TB, arenaBytes, partitions int) *Store {
+// openCache opens a store that evicts, in all of its partitions.
+func openCache(tb testing.TB, arenaBytes, partitions int) *opened {
 	tb.Helper()
-	s, err := New(Config{Arena: make([]byte, arenaBytes), Partitions: partitions, MaxValueBytes: 1 << 20, Eviction: EvictS3FIFO})
-	if err != nil {
-		tb.Fatal(err)
+	s := openAll(tb, Config{Arena: make([]byte, arenaBytes), Partitions: partitions, MaxValueBytes: 1 << 20, Eviction: EvictS3FIFO})
+	for p := range s.parts {
+		s.parts[p].Evictable(true)
 	}
 	return s
 }
@@ -31,10 +32,10 @@ func TestEvictionMakesRoom(t *testing.T) {
 		for written := 0; written < 12<<20; written += valueBytes + 100 {
 			binary.LittleEndian.PutUint64(key, rnd.Uint64())
 			p := uint16(rnd.Uint32N(16))
-			if _, err := s.Put(p, key, value[:1+rnd.IntN(valueBytes)], Write{Deadline: int64(rnd.Uint32N(2)) * 100}); err != nil {
+			if err := s.put(p, key, value[:1+rnd.IntN(valueBytes)], Info{Deadline: int64(rnd.Uint32N(2)) * 100}); err != nil {
 				t.Fatalf("put of at most %d bytes: %v", valueBytes, err)
 			}
-			if _, ok := s.Stat(p, key, 0); !ok {
+			if _, ok := s.stat(p, key, 0); !ok {
 				t.Fatal("an entry is gone right after its put")
 			}
 		}
@@ -44,7 +45,7 @@ func TestEvictionMakesRoom(t *testing.T) {
 	if st.Evictions == 0 || st.EvictedBytes == 0 || st.UsedBytes < st.TotalBytes/2 {
 		t.Errorf("after all that %+v", st)
 	}
-	if _, err := s.Reserve(key, 1<<20+1); !errors.Is(err, dramnode.ErrTooLarge) {
+	if _, err := s.parts[0].Reserve(len(key), 1<<20+1, false); !errors.Is(err, dramnode.ErrTooLarge) {
 		t.Errorf("a value over the limit: %v", err)
 	}
 	entries := s.Stats().Entries
@@ -58,13 +59,11 @@ func TestEvictionKeepsWhatIsRead(t *testing.T) {
 	s := openCache(t, 4<<20, 4)
 	value := make([]byte, 1000)
 	put := func(k uint64) {
-		if _, err := s.Put(uint16(k%4), binary.LittleEndian.AppendUint64(nil, k), value, Write{}); err != nil {
-			t.Fatal(err)
-		}
+		mustSucceed(t, s.put(uint16(k%4), binary.LittleEndian.AppendUint64(nil, k), value, Info{}))
 	}
 	dst := make([]byte, 1000)
 	get := func(k uint64) bool {
-		_, ok := s.GetInto(dst, uint16(k%4), binary.LittleEndian.AppendUint64(nil, k), 0)
+		_, ok := s.getInto(dst, uint16(k%4), binary.LittleEndian.AppendUint64(nil, k), 0)
 		return ok
 	}
 	const hot = 500
@@ -104,18 +103,19 @@ func TestEvictionKeepsWhatIsRead(t *testing.T) {
 func TestEvictionSpares(t *testing.T) {
 	s := openCache(t, 1<<20, 4)
 	want := bytes.Repeat([]byte("leased"), 1000)
-	mustPut(t, s, 1, "leased", string(want), Write{})
-	leased, _ := s.Get(1, []byte("leased"), 0)
-	r, err := s.Reserve([]byte("reserved"), 5000)
-	if err != nil {
-		t.Fatal(err)
-	}
+	mustPut(t, s, 1, "leased", string(want), Info{})
+	leased, _ := s.get(1, []byte("leased"), 0)
+	r, err := s.parts[1].Reserve(len("reserved"), 5000, false)
+	mustSucceed(t, err)
 	copy(r.Bytes, want)
 	for i := range 3000 {
-		mustPut(t, s, uint16(i%2)*3, string(binary.LittleEndian.AppendUint64(nil, uint64(i))), string(want[:1000]), Write{})
+		mustPut(t, s, uint16(i%2)*3, string(binary.LittleEndian.AppendUint64(nil, uint64(i))), string(want[:1000]), Info{})
 	}
 	if !bytes.Equal(leased.Bytes, want) || !bytes.Equal(r.Bytes, want[:5000]) {
 		t.Error("leased or reserved bytes changed")
+	}
+	if _, ok := s.stat(1, []byte("leased"), 0); !ok {
+		t.Error("an entry with a lease is gone")
 	}
 	s.Release(leased.Lease)
 	s.Abort(r)
@@ -140,7 +140,7 @@ func TestConcurrentEviction(t *testing.T) {
 			for range 5000 {
 				k := rnd.Uint32N(5000)
 				key, p := binary.LittleEndian.AppendUint32(nil, k), uint16(k%6)
-				if v, ok := s.Get(p, key, 0); ok {
+				if v, ok := s.get(p, key, 0); ok {
 					if crc32.ChecksumIEEE(v.Bytes) != v.CRC {
 						t.Error("a value is torn")
 					}
@@ -149,11 +149,11 @@ func TestConcurrentEviction(t *testing.T) {
 				}
 				value := make([]byte, rnd.IntN(2000))
 				copy(value, key)
-				if _, err := s.Put(p, key, value, Write{CRC: crc32.ChecksumIEEE(value)}); err != nil {
+				if err := s.put(p, key, value, Info{CRC: crc32.ChecksumIEEE(value)}); err != nil {
 					t.Error(err)
 				}
 				if k == 5 {
-					mustSucceed(t, second(s.DropPartition(5)))
+					s.drop(5)
 				}
 			}
 		})

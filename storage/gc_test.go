@@ -23,16 +23,11 @@ func BenchmarkCollector(b *testing.B) {
 				b.Fatal(err)
 			}
 			defer syscall.Munmap(arena)
-			s, err := New(Config{Arena: arena, Partitions: 1031})
-			if err != nil {
-				b.Fatal(err)
-			}
+			s := openAll(b, Config{Arena: arena, Partitions: 1031})
 			key, value := make([]byte, 16), make([]byte, 64)
 			for i := range uint64(bb.entries) {
 				binary.BigEndian.PutUint64(key, i*0x9E3779B97F4A7C15)
-				if _, err := s.Put(uint16(i%1031), key, value, Write{}); err != nil {
-					b.Fatal(err)
-				}
+				mustSucceed(b, s.put(uint16(i%1031), key, value, Info{}))
 			}
 			var before, after debug.GCStats
 			debug.ReadGCStats(&before)

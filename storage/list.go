@@ -42,7 +42,7 @@ func (s *Store) List(l Listing, yield func(Entry) bool) (more bool) {
 		if l.Include != nil && !l.Include(p) {
 			continue
 		}
-		info, ok := s.Stat(p, key, l.Now)
+		info, ok := s.stat(p, key, l.Now)
 		if !ok {
 			continue
 		}
@@ -54,6 +54,18 @@ func (s *Store) List(l Listing, yield func(Entry) bool) (more bool) {
 		stopped = !yield(Entry{Key: key, Partition: p, Info: info})
 		count++
 	}
+}
+
+// stat describes the entry of key. ok is false when there is none, or it expired by now.
+func (s *Store) stat(p uint16, key []byte, now int64) (info Info, ok bool) {
+	id, sh := s.identify(p, key), s.shard(p)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	rec := sh.index.find(&id)
+	if !s.mem.alive(rec, now) {
+		return Info{}, false
+	}
+	return s.mem.info(rec), true
 }
 
 // A merge goes through all orders at once.

@@ -7,7 +7,9 @@ import (
 	"testing"
 )
 
-func list(s *Store, l Listing) (keys []string, more bool) {
+func list(s interface {
+	List(Listing, func(Entry) bool) bool
+}, l Listing) (keys []string, more bool) {
 	more = s.List(l, func(e Entry) bool {
 		keys = append(keys, string(e.Key))
 		return true
@@ -18,9 +20,9 @@ func list(s *Store, l Listing) (keys []string, more bool) {
 func TestList(t *testing.T) {
 	s := open(t, 1<<20)
 	for i, k := range []string{"c", "a", "b", "b\x00", "bb", "d"} {
-		mustPut(t, s, uint16(i), k, "v", Write{})
+		mustPut(t, s, uint16(i), k, "v", Info{})
 	}
-	mustPut(t, s, 1, "expired", "v", Write{Deadline: 5})
+	mustPut(t, s, 1, "expired", "v", Info{Deadline: 5})
 	tests := map[string]struct {
 		l    Listing
 		want string
@@ -65,7 +67,7 @@ func TestListPages(t *testing.T) {
 	var want []string
 	for i := range 5 * listStepRecords / 2 {
 		for p := range uint16(3) {
-			mustPut(t, s, p, fmt.Sprintf("%04d", i), "v", Write{})
+			mustPut(t, s, p, fmt.Sprintf("%04d", i), "v", Info{})
 			want = append(want, fmt.Sprintf("%04d", i))
 		}
 	}
@@ -92,18 +94,16 @@ func TestListWhileWriting(t *testing.T) {
 	s := open(t, 4<<20)
 	const n = 3 * listStepRecords
 	for i := range n {
-		mustPut(t, s, 0, fmt.Sprintf("%04d", i), "v", Write{})
+		mustPut(t, s, 0, fmt.Sprintf("%04d", i), "v", Info{})
 	}
 	seen := map[string]int{}
 	s.List(Listing{}, func(e Entry) bool {
 		key := string(e.Key)
 		seen[key]++
 		if len(key) == 4 {
-			mustPut(t, s, 0, key, "longer value", Write{})
-			mustPut(t, s, 0, "x"+key, "v", Write{})
-			if _, err := s.Delete(0, []byte("-"+key), Write{}); err != nil {
-				t.Error(err)
-			}
+			mustPut(t, s, 0, key, "longer value", Info{})
+			mustPut(t, s, 0, "x"+key, "v", Info{})
+			mustSucceed(t, s.del(0, []byte("-"+key)))
 		}
 		return true
 	})

@@ -119,11 +119,6 @@ func makeClass(slotBytes, pageBytes int) class {
 
 func (m *memory) class(bytes int) int { return int(m.classOf[(bytes+7)/8]) }
 
-// sameSlot reports whether blocks of both lengths take the same place.
-func (m *memory) sameSlot(a, b int) bool {
-	return a <= m.slotMax && b <= m.slotMax && m.class(a) == m.class(b)
-}
-
 // alloc returns a block for bytes > 0. It is not zeroed.
 func (m *memory) alloc(lane, bytes int) (handle, error) {
 	var page, slot int

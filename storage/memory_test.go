@@ -37,12 +37,12 @@ func TestClasses(t *testing.T) {
 }
 
 // fill puts values of about valueBytes until memory is full, and returns how many.
-func fill(tb testing.TB, s *Store, rnd *rand.Rand, valueBytes int) (entries int) {
+func fill(tb testing.TB, s *opened, rnd *rand.Rand, valueBytes int) (entries int) {
 	tb.Helper()
 	value := make([]byte, valueBytes*3/2)
 	for {
 		key := fmt.Appendf(nil, "key-%d", entries)
-		_, err := s.Put(uint16(entries%8), key, value[:valueBytes/2+rnd.IntN(valueBytes)], Write{Deadline: int64(entries % 2)})
+		err := s.put(uint16(entries%8), key, value[:valueBytes/2+rnd.IntN(valueBytes)], Info{Deadline: int64(entries % 2)})
 		if errors.Is(err, dramnode.ErrNoMemory) {
 			return entries
 		}
@@ -70,11 +70,8 @@ func TestFillDeleteFill(t *testing.T) {
 				t.Errorf("round %d holds %d entries, the first %d", round, n, first)
 			}
 			for _, i := range rnd.Perm(n) {
-				if _, err := s.Delete(uint16(i%8), fmt.Appendf(nil, "key-%d", i), Write{}); err != nil {
-					t.Fatal(err)
-				}
+				mustSucceed(t, s.del(uint16(i%8), fmt.Appendf(nil, "key-%d", i)))
 			}
-			s.Expire(10, 1<<30)
 			check(t, s)
 			if st := s.Stats(); st.UsedBytes != empty.UsedBytes || st.RequestedBytes != 0 || st.LongestFreeBytes != empty.LongestFreeBytes {
 				t.Errorf("emptied: %+v, at first %+v", st, empty)
@@ -83,10 +80,8 @@ func TestFillDeleteFill(t *testing.T) {
 	}
 }
 
-func TestNoMemoryChangesNothing(t *testing.T) {
-	s := open(t, 1<<20)
-	n := fill(t, s, rand.New(rand.NewPCG(1, 2)), 100)
-	var held []Reservation // use up the free slots that are left
+// useUp takes the pages and slots that are left.
+func useUp(s *opened) (held []Reservation) {
 	for bytes := 2048; bytes > 0; {
 		r, err := s.ReserveScratch(bytes)
 		if err != nil {
@@ -95,72 +90,105 @@ func TestNoMemoryChangesNothing(t *testing.T) {
 		}
 		held = append(held, r)
 	}
+	return held
+}
+
+func TestNoMemoryChangesNothing(t *testing.T) {
+	s := open(t, 1<<20)
+	pt := &s.parts[0]
+	early, err := pt.Reserve(len("key-8"), 100, false)
+	mustSucceed(t, err)
+	n := fill(t, s, rand.New(rand.NewPCG(1, 2)), 100)
+	held := useUp(s)
 	before := s.Stats()
-	key := []byte("key-0")
-	if _, err := s.Put(0, key, make([]byte, 500), Write{}); !errors.Is(err, dramnode.ErrNoMemory) {
-		t.Fatalf("Put into a full store: %v", err)
+	key, long := []byte("key-0"), bytes.Repeat([]byte("key"), 300)
+	longest := Info{Generation: 1 << 40, Deadline: 1 << 40}
+	for name, write := range map[string]func() error{
+		"put":            func() error { return s.put(0, key, make([]byte, 500), Info{}) },
+		"put of nothing": func() error { return s.put(0, long, nil, Info{}) },
+		"reserve":        func() error { return second(pt.Reserve(len(key), 500, true)) },
+		"stage":          func() error { return pt.Stage([]byte("key-8"), staged(1<<40, early.Token())) },
+		"stage a delete": func() error { return pt.Stage(long, Staged{Version: Version{Info: longest, Deleted: true}}) },
+		"apply":          func() error { return pt.Apply(long, Version{Info: longest}) },
+		"apply a delete": func() error { return pt.Apply(long, Version{Info: longest, Deleted: true}) },
+	} {
+		if err := write(); !errors.Is(err, dramnode.ErrNoMemory) {
+			t.Fatalf("%s in a full store: %v", name, err)
+		}
+		check(t, s)
+		if after := s.Stats(); fmt.Sprint(after) != fmt.Sprint(before) || after.Entries != n {
+			t.Errorf("%s, which failed, changed\n%+v to\n%+v", name, before, after)
+		}
 	}
-	if _, err := s.Put(0, bytes.Repeat(key, 50), nil, Write{}); !errors.Is(err, dramnode.ErrNoMemory) {
-		t.Fatalf("Put of a new key into a full store: %v", err)
-	}
-	check(t, s)
-	if after := s.Stats(); fmt.Sprint(after) != fmt.Sprint(before) || after.Entries != n {
-		t.Errorf("failed writes changed\n%+v to\n%+v", before, after)
-	}
-	for _, r := range held {
+	for _, r := range append(held, early) {
 		s.Abort(r)
 	}
 	for i := range n / 2 {
-		if _, err := s.Delete(uint16(i%8), fmt.Appendf(nil, "key-%d", i), Write{}); err != nil {
-			t.Fatal(err)
-		}
+		mustSucceed(t, s.del(uint16(i%8), fmt.Appendf(nil, "key-%d", i)))
 	}
-	s.Expire(2, n)
-	if _, err := s.Put(0, key, make([]byte, 500), Write{}); err != nil {
-		t.Errorf("Put after room was made: %v", err)
+	if err := s.put(0, key, make([]byte, 500), Info{}); err != nil {
+		t.Errorf("a put after room was made: %v", err)
 	}
 	check(t, s)
 }
 
+// TestDeadlineWithoutMemory: a write in place needs none but where its deadline is another one, and is as it was when there is none.
+func TestDeadlineWithoutMemory(t *testing.T) {
+	s, rnd := open(t, 1<<20), rand.New(rand.NewPCG(1, 2))
+	n := fill(t, s, rnd, 20)
+	useUp(s)
+	refused := [2]int{} // by deadline before: none, and some
+	for i := range n {
+		p, key := uint16(i%8), fmt.Appendf(nil, "key-%d", i)
+		before, _ := s.stat(p, key, 0)
+		err := s.put(p, key, make([]byte, before.ValueBytes), Info{Deadline: 2 + rnd.Int64N(1<<40)})
+		after, ok := s.stat(p, key, 0)
+		switch {
+		case err == nil:
+		case !errors.Is(err, dramnode.ErrNoMemory) || !ok || after != before:
+			t.Fatalf("%v, and %+v became %+v", err, before, after)
+		default:
+			refused[i%2]++
+		}
+		if i%500 < 2 {
+			check(t, s)
+		}
+	}
+	if refused[0] == 0 || refused[1] == 0 {
+		t.Errorf("%d refusals are too few", refused)
+	}
+}
+
 func TestLargeValues(t *testing.T) {
 	const large = 64 << 20
-	s, err := New(Config{Arena: make([]byte, 256<<20), Partitions: 8})
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := openAll(t, Config{Arena: make([]byte, 256<<20), Partitions: 8})
+	key := []byte("large")
 	for i := range uint16(3) {
-		r, err := s.Reserve([]byte("large"), large)
+		r, err := s.parts[i].Reserve(len(key), large, false)
 		if err != nil {
 			t.Fatal(err)
 		}
 		r.Bytes[0], r.Bytes[large-1] = byte(i), byte(i)
-		if _, err := s.Commit(i, []byte("large"), r, Write{}); err != nil {
-			t.Fatal(err)
-		}
+		mustSucceed(t, s.parts[i].Write(key, 0, Version{Info: Info{Generation: 1}, Blob: r.Token()}))
 	}
-	if _, err := s.Reserve([]byte("large"), large); !errors.Is(err, dramnode.ErrNoMemory) {
+	if _, err := s.parts[3].Reserve(len(key), large, false); !errors.Is(err, dramnode.ErrNoMemory) {
 		t.Errorf("a fourth large value: %v", err)
 	}
-	if _, err := s.Reserve([]byte("large"), large+1); !errors.Is(err, dramnode.ErrTooLarge) {
+	if _, err := s.parts[3].Reserve(len(key), large+1, false); !errors.Is(err, dramnode.ErrTooLarge) {
 		t.Errorf("a value over the limit: %v", err)
 	}
-	v, ok := s.Get(1, []byte("large"), 0)
+	v, ok := s.get(1, key, 0)
 	if !ok || len(v.Bytes) != large || v.Bytes[0] != 1 || v.Bytes[large-1] != 1 {
-		t.Errorf("Get has %d bytes", len(v.Bytes))
+		t.Errorf("a large value has %d bytes", len(v.Bytes))
 	}
 	s.Release(v.Lease)
 	check(t, s)
-	for i := range uint16(2) {
-		if _, err := s.DropPartition(i); err != nil {
-			t.Fatal(err)
-		}
-	}
+	s.drop(0)
+	s.drop(1)
 	scratch, err := s.ReserveScratch(large + 4096)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := s.Commit(1, []byte("large"), scratch, Write{}); !errors.Is(err, dramnode.ErrInvalid) {
-		t.Errorf("commit of scratch: %v", err)
+	mustSucceed(t, err)
+	if err := s.parts[1].Write(key, 0, Version{Info: Info{Generation: 2}, Blob: scratch.Token()}); !errors.Is(err, dramnode.ErrInvalid) {
+		t.Errorf("a write of scratch: %v", err)
 	}
 	s.Abort(scratch)
 	check(t, s)
@@ -181,10 +209,7 @@ func TestOverhead(t *testing.T) {
 		{"deadlines", "", EvictNone, 1, recordHeader + 14, recordHeader + 22},
 		{"eviction", "", EvictS3FIFO, 0, recordHeader + linkBytes + 8, recordHeader + linkBytes + 4 + 14},
 	} {
-		s, err := New(Config{Arena: make([]byte, 32<<20), Partitions: 4, Eviction: tt.eviction})
-		if err != nil {
-			t.Fatal(err)
-		}
+		s := openAll(t, Config{Arena: make([]byte, 32<<20), Partitions: 4, Eviction: tt.eviction})
 		rnd, value := rand.New(rand.NewPCG(3, 4)), make([]byte, valueBytes)
 		before := s.Stats()
 		for i := range entries {
@@ -192,10 +217,7 @@ func TestOverhead(t *testing.T) {
 			if tt.order == "" {
 				key = fmt.Appendf(nil, "%016x", rnd.Uint64())
 			}
-			w := Write{Deadline: tt.deadline * int64(1+rnd.IntN(1<<40))}
-			if _, err := s.Put(uint16(i%4), key, value, w); err != nil {
-				t.Fatal(err)
-			}
+			mustSucceed(t, s.put(uint16(i%4), key, value, Info{Deadline: tt.deadline * int64(1+rnd.IntN(1<<40))}))
 		}
 		after := s.Stats()
 		perEntry := float64(after.UsedBytes-before.UsedBytes)/entries - keyBytes - valueBytes
@@ -214,7 +236,7 @@ func TestUsed(t *testing.T) {
 	}
 	entries := 0
 	for s.Used() < 90 {
-		if _, err := s.Put(uint16(entries%8), fmt.Appendf(nil, "key-%d", entries), make([]byte, 50+rnd.IntN(100)), Write{}); err != nil {
+		if err := s.put(uint16(entries%8), fmt.Appendf(nil, "key-%d", entries), make([]byte, 50+rnd.IntN(100)), Info{}); err != nil {
 			t.Fatalf("%v at %d %%", err, s.Used())
 		}
 		entries++
@@ -224,14 +246,12 @@ func TestUsed(t *testing.T) {
 	}
 	pages := s.Stats().UsedBytes
 	for i := 0; i < entries; i += 2 { // of each slab some slots stay
-		if _, err := s.Delete(uint16(i%8), fmt.Appendf(nil, "key-%d", i), Write{}); err != nil {
-			t.Fatal(err)
-		}
+		mustSucceed(t, s.del(uint16(i%8), fmt.Appendf(nil, "key-%d", i)))
 	}
 	if st := s.Stats(); st.UsedBytes < pages*9/10 || s.Used() < 40 || s.Used() > 60 {
 		t.Errorf("after every other delete %d of %d bytes are used, so the store says %d %%", st.UsedBytes, pages, s.Used())
 	}
-	fill(t, s, rnd, 3000)
+	fill(t, s, rnd, 2000) // each fits into a page
 	if used := s.Used(); used != 100 {
 		t.Errorf("%d %% of a full store are used", used)
 	}

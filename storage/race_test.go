@@ -15,10 +15,7 @@ import (
 // carries its key, and its checksum as the CRC, so that a torn or reused one shows.
 func TestConcurrent(t *testing.T) {
 	const keys, turns = 60, 4000
-	s, err := New(Config{Arena: make([]byte, 3<<20), Partitions: 6})
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := openAll(t, Config{Arena: make([]byte, 3<<20), Partitions: 6})
 	var wg sync.WaitGroup
 	run := func(f func(rnd *rand.Rand, turn int)) {
 		seed := rand.Uint64()
@@ -40,7 +37,7 @@ func TestConcurrent(t *testing.T) {
 		run(func(rnd *rand.Rand, turn int) {
 			k := rnd.Uint32N(keys)
 			key := binary.LittleEndian.AppendUint32(nil, k)
-			if v, ok := s.Get(uint16(k%6), key, 10); ok {
+			if v, ok := s.get(uint16(k%6), key, 10); ok {
 				verify(key, v.Bytes, v.CRC)
 				held = append(held, v)
 			}
@@ -56,7 +53,7 @@ func TestConcurrent(t *testing.T) {
 		})
 	}
 	run(func(rnd *rand.Rand, turn int) {
-		s.Expire(10, 5)
+		s.expire(uint16(turn%6), 10, 5)
 		if turn%64 == 0 {
 			s.Stats()
 			last := ""
@@ -69,9 +66,7 @@ func TestConcurrent(t *testing.T) {
 			})
 		}
 		if turn%512 == 0 {
-			if _, err := s.DropPartition(5); err != nil {
-				t.Error(err)
-			}
+			s.drop(5)
 			if err := s.Check(); err != nil {
 				t.Error(err)
 			}
@@ -84,57 +79,28 @@ func TestConcurrent(t *testing.T) {
 	}
 }
 
-func concurrentWrite(t *testing.T, s *Store, rnd *rand.Rand, keys uint32) {
+func concurrentWrite(t *testing.T, s *opened, rnd *rand.Rand, keys uint32) {
 	k := rnd.Uint32N(keys)
 	key, p := binary.LittleEndian.AppendUint32(nil, k), uint16(k%6)
-	w := Write{Epoch: 1, Now: 10}
-	if rnd.IntN(4) == 0 {
-		_, err := s.Delete(p, key, w)
-		if err != nil {
-			t.Error(err)
+	var err error
+	switch rnd.IntN(8) {
+	case 0:
+		err = s.del(p, key)
+	case 1:
+		err = s.bury(p, key)
+	case 2:
+		if err = s.touch(p, key, int64(rnd.IntN(20))); errors.Is(err, dramnode.ErrNotFound) {
+			err = nil
 		}
-		return
+	default:
+		value := make([]byte, 4+rnd.IntN(2*lendMax))
+		for i := range value {
+			value[i] = byte(rnd.Uint32())
+		}
+		copy(value, key)
+		err = s.put(p, key, value, Info{CRC: crc32.ChecksumIEEE(value), Deadline: int64(rnd.IntN(2) * rnd.IntN(20))})
 	}
-	value := make([]byte, 4+rnd.IntN(4000))
-	for i := range value {
-		value[i] = byte(rnd.Uint32())
-	}
-	copy(value, key)
-	w.CRC, w.Deadline = crc32.ChecksumIEEE(value), int64(rnd.IntN(2)*rnd.IntN(20))
-	if _, err := s.Put(p, key, value, w); err != nil && !errors.Is(err, dramnode.ErrNoMemory) {
+	if err != nil && !errors.Is(err, dramnode.ErrNoMemory) {
 		t.Error(err)
-	}
-}
-
-// TestGenerationOrder has goroutines that write one partition: each generation is given out once.
-func TestGenerationOrder(t *testing.T) {
-	s := open(t, 1<<20)
-	const writers, writes = 4, 500
-	got := make([][]dramnode.Generation, writers)
-	var wg sync.WaitGroup
-	for i := range writers {
-		wg.Go(func() {
-			for range writes {
-				res, err := s.Put(0, []byte("k"), []byte{byte(i)}, Write{Epoch: 3})
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				got[i] = append(got[i], res.Generation)
-			}
-		})
-	}
-	wg.Wait()
-	seen := map[dramnode.Generation]bool{}
-	for _, gs := range got {
-		for i, g := range gs {
-			if seen[g] || i > 0 && g <= gs[i-1] {
-				t.Errorf("generation %d is repeated or out of order", g)
-			}
-			seen[g] = true
-		}
-	}
-	if ps, _ := s.PartitionStats(0); ps.Last != 3<<32|writers*writes {
-		t.Errorf("last generation %#x", ps.Last)
 	}
 }

@@ -28,50 +28,6 @@ type Value struct {
 // It is the place of the record, and the shard from bit 48 on.
 type Lease uint64
 
-// Get returns the value of key with a lease on it. ok is false when there is none, or it expired by now.
-func (s *Store) Get(p uint16, key []byte, now int64) (v Value, ok bool) {
-	return s.GetInto(nil, p, key, now)
-}
-
-// GetInto is Get, except that a value of at most len(dst) bytes is copied to dst and needs no lease:
-// Bytes is then dst's beginning, and Lease 0.
-func (s *Store) GetInto(dst []byte, p uint16, key []byte, now int64) (v Value, ok bool) {
-	if int(p) >= len(s.partitions) {
-		return Value{}, false
-	}
-	id, sh := s.identify(p, key), s.shard(p)
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	rec := sh.index.find(&id)
-	if !s.mem.alive(rec, now) {
-		return Value{}, false
-	}
-	v.Info, v.Place = s.mem.info(rec), uint64(rec)
-	sh.queues.hit(rec)
-	stored := s.mem.value(rec)
-	if len(stored) <= len(dst) {
-		v.Bytes = dst[:copy(dst, stored)]
-		return v, true
-	}
-	v.Bytes, v.Lease = stored, s.leaseLocked(sh, rec)
-	return v, true
-}
-
-// Stat describes the entry of key. ok is false when there is none, or it expired by now.
-func (s *Store) Stat(p uint16, key []byte, now int64) (info Info, ok bool) {
-	if int(p) >= len(s.partitions) {
-		return Info{}, false
-	}
-	id, sh := s.identify(p, key), s.shard(p)
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	rec := sh.index.find(&id)
-	if !s.mem.alive(rec, now) {
-		return Info{}, false
-	}
-	return s.mem.info(rec), true
-}
-
 func (s *Store) leaseLocked(sh *shard, rec handle) Lease {
 	state, valueBytes := s.mem.state(rec), s.mem.valueBytes(rec)
 	if valueBytes == 0 {

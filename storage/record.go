@@ -33,7 +33,6 @@ const (
 	linkHits    = 10
 	linkBytes   = 12
 	hitsMax     = 3
-	inPlaceMax  = 4 << 10 // longest value that is overwritten where it lies, with the shard's lock held
 	refShiftMin = 3
 )
 

@@ -8,23 +8,12 @@ import (
 )
 
 // A Reservation is memory that nobody else sees: for a value that is still arriving, or one that only
-// passes through. It counts against the arena. It ends by exactly one successful Commit or Apply, or one Abort;
-// with Commit the bytes become the value, and must not be written any more. The zero
+// passes through. It counts against the arena. It ends by exactly one Abort, or as a blob of Versions by one successful
+// Stage, Apply or Write, or one Free. A version's bytes must not be written any more. The zero
 // Reservation is an empty value.
 type Reservation struct {
 	Bytes  []byte
 	record handle
-}
-
-// Reserve returns memory for the value of a key. It is not zeroed.
-func (s *Store) Reserve(key []byte, valueBytes int) (Reservation, error) {
-	if err := dramnode.CheckKey(key); err != nil {
-		return Reservation{}, err
-	}
-	if err := s.checkValue(valueBytes); err != nil {
-		return Reservation{}, err
-	}
-	return s.reserve(len(key), valueBytes)
 }
 
 // ReserveScratch returns memory for bytes that are no value, such as a batch of entries: MaxValueBytes does not hold.
@@ -54,7 +43,7 @@ func (s *Store) reserve(keyBytes, valueBytes int) (Reservation, error) {
 	}
 }
 
-// Abort frees a reservation that was not committed.
+// Abort frees a reservation that no version has.
 func (s *Store) Abort(r Reservation) {
 	if r.record == none {
 		return

@@ -12,7 +12,7 @@ type Stats struct {
 	RequestedBytes   int64 // asked for by all blocks; the rest of UsedBytes is rounding and free slots
 	HeapBytes        int64 // Go heap for the pages' descriptors, for which as much of the arena is never used
 
-	Entries    int // expired ones too, until Expire
+	Entries    int // expired ones too, until they are removed
 	Tombstones int
 	KeyBytes   int64
 	ValueBytes int64
@@ -39,11 +39,10 @@ type ClassStats struct {
 
 // PartitionStats describes a partition.
 type PartitionStats struct {
-	Entries    int // expired ones too, until Expire
+	Entries    int // expired ones too, until they are removed
 	Tombstones int
 	KeyBytes   int64
 	ValueBytes int64
-	Last       dramnode.Generation // highest ever given out or applied
 }
 
 // Used is how much of the arena nothing more can be put into, in percent. Free slots of slabs count as room as long as there are
@@ -80,7 +79,7 @@ func (s *Store) PartitionStats(p uint16) (PartitionStats, error) {
 	sh, pt := s.shard(p), &s.partitions[p]
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	return PartitionStats{pt.entries, pt.tombstones, pt.keyBytes, pt.valueBytes, pt.last}, nil
+	return PartitionStats{pt.entries, pt.tombstones, pt.keyBytes, pt.valueBytes}, nil
 }
 
 func (m *memory) stats() Stats {

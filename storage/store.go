@@ -19,7 +19,6 @@ const (
 	lanesMax     = 16
 	laneBytes    = 32 << 20 // of arena that a lane is worth
 	partitionMax = 1 << 16
-	epochMax     = 1<<31 - 1 // generations keep their top bit clear
 
 	defaultPageBytes      = 8 << 10
 	defaultSmallPageBytes = 4 << 10
@@ -91,9 +90,8 @@ type Store struct {
 	shards     []shard
 	partitions []partition // p is guarded by the lock of shard p % len(shards)
 
-	expireAt atomic.Uint32 // the shard that Expire begins behind
-	evictAt  atomic.Uint32 // the shard that evicts before the next
-	turn     atomic.Uint32 // the shard whose lane the next reservation is in
+	evictAt atomic.Uint32 // the shard that evicts before the next
+	turn    atomic.Uint32 // the shard whose lane the next reservation is in
 }
 
 // A shard is the partitions that share a lock. See "Locks" in the package comment.
@@ -157,20 +155,10 @@ func (s *Store) identify(p uint16, key []byte) identity {
 	return identity{partition: p, hash: maphash.Bytes(s.seed, key), key: key}
 }
 
-// checkPartition and checkWrite hold what may come from a peer against its limits.
+// checkPartition holds a partition's number, which may come from a peer, against its limit.
 func (s *Store) checkPartition(p uint16) error {
 	if int(p) >= len(s.partitions) {
 		return fmt.Errorf("storage: %w: partition %d of %d", dramnode.ErrInvalid, p, len(s.partitions))
 	}
 	return nil
-}
-
-func (s *Store) checkWrite(p uint16, key []byte, epoch uint32) error {
-	if err := s.checkPartition(p); err != nil {
-		return err
-	}
-	if epoch > epochMax {
-		return fmt.Errorf("storage: %w: epoch %d, want at most %d", dramnode.ErrInvalid, epoch, epochMax)
-	}
-	return dramnode.CheckKey(key)
 }

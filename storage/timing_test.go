@@ -10,20 +10,27 @@ func TestAllocations(t *testing.T) {
 	key, value, dst := []byte("key"), make([]byte, 64), make([]byte, 64)
 	large := make([]byte, 100<<10)
 	tests := map[string]func(){
-		"overwrite":       func() { mustSucceed(t, second(s.Put(0, key, value, Write{Epoch: 1}))) },
-		"overwrite large": func() { mustSucceed(t, second(s.Put(0, []byte("large"), large, Write{Epoch: 1}))) },
-		"touch":           func() { mustSucceed(t, second(s.Touch(0, key, Write{Epoch: 1}))) },
-		"stat":            func() { s.Stat(0, key, 0) },
-		"get into":        func() { s.GetInto(dst, 0, key, 0) },
+		"overwrite":       func() { mustSucceed(t, s.put(0, key, value, Info{})) },
+		"overwrite large": func() { mustSucceed(t, s.put(0, []byte("large"), large, Info{})) },
+		"another length": func() {
+			mustSucceed(t, s.put(0, key, value[:63], Info{}))
+			mustSucceed(t, s.put(0, key, value, Info{}))
+		},
+		"create and delete": func() {
+			mustSucceed(t, s.put(0, []byte("new"), value, Info{}))
+			mustSucceed(t, s.del(0, []byte("new")))
+		},
+		"touch":    func() { mustSucceed(t, s.touch(0, key, 0)) },
+		"get into": func() { s.getInto(dst, 0, key, 0) },
 		"get and release": func() {
-			v, ok := s.Get(0, key, 0)
+			v, ok := s.get(0, key, 0)
 			if !ok {
 				t.Error("missing")
 			}
 			s.Release(v.Lease)
 		},
 	}
-	mustSucceed(t, second(s.Put(0, key, value, Write{Epoch: 1})))
+	mustSucceed(t, s.put(0, key, value, Info{}))
 	for name, f := range tests {
 		f()
 		if n := testing.AllocsPerRun(1000, f); n != 0 {
@@ -32,22 +39,13 @@ func TestAllocations(t *testing.T) {
 	}
 }
 
-func mustSucceed(tb testing.TB, err error) {
-	if err != nil {
-		tb.Error(err)
-	}
-}
-
 const benchKeys = 100_000
 
-func benchStore(b *testing.B) *Store {
-	s, err := New(Config{Arena: make([]byte, 64<<20), Partitions: 1031})
-	if err != nil {
-		b.Fatal(err)
-	}
+func benchStore(b *testing.B) *opened {
+	s := openAll(b, Config{Arena: make([]byte, 64<<20), Partitions: 1031})
 	value := make([]byte, 64)
 	for i := range uint64(benchKeys) {
-		mustSucceed(b, second(s.Put(uint16(i%1031), binary.BigEndian.AppendUint64(nil, i), value, Write{})))
+		mustSucceed(b, s.put(uint16(i%1031), binary.BigEndian.AppendUint64(nil, i), value, Info{}))
 	}
 	b.ReportAllocs()
 	b.ResetTimer()
@@ -67,7 +65,7 @@ func BenchmarkGet64(b *testing.B) {
 	s := benchStore(b)
 	b.RunParallel(func(pb *testing.PB) {
 		eachKey(pb, func(p uint16, key []byte) {
-			v, ok := s.Get(p, key, 0)
+			v, ok := s.get(p, key, 0)
 			if !ok {
 				b.Error("missing")
 			}
@@ -80,7 +78,7 @@ func BenchmarkGetInto64(b *testing.B) {
 	s := benchStore(b)
 	b.RunParallel(func(pb *testing.PB) {
 		dst := make([]byte, 64)
-		eachKey(pb, func(p uint16, key []byte) { s.GetInto(dst, p, key, 0) })
+		eachKey(pb, func(p uint16, key []byte) { s.getInto(dst, p, key, 0) })
 	})
 }
 
@@ -88,7 +86,7 @@ func BenchmarkOverwrite64(b *testing.B) {
 	s := benchStore(b)
 	b.RunParallel(func(pb *testing.PB) {
 		value := make([]byte, 64)
-		eachKey(pb, func(p uint16, key []byte) { mustSucceed(b, second(s.Put(p, key, value, Write{}))) })
+		eachKey(pb, func(p uint16, key []byte) { mustSucceed(b, s.put(p, key, value, Info{})) })
 	})
 }
 
@@ -98,8 +96,8 @@ func BenchmarkCreateDelete64(b *testing.B) {
 		value := make([]byte, 64)
 		eachKey(pb, func(p uint16, key []byte) {
 			key[0] = 1
-			mustSucceed(b, second(s.Put(p, key, value, Write{})))
-			mustSucceed(b, second(s.Delete(p, key, Write{})))
+			mustSucceed(b, s.put(p, key, value, Info{}))
+			mustSucceed(b, s.del(p, key))
 			key[0] = 0
 		})
 	})

@@ -109,6 +109,7 @@ func (t *tree) put(rec handle) error {
 		t.setLeast(&p, rec)
 		return nil
 	}
+	t.lean(&p)
 	if err := t.prepare(&p); err != nil {
 		return err
 	}
@@ -116,6 +117,17 @@ func (t *tree) put(rec handle) error {
 	t.insert(&p, 0, none, rec)
 	t.count++
 	return nil
+}
+
+// lean moves p from the end of a full leaf to the beginning of the next one if there is room. So what was the first record of a leaf
+// gets back to where it was: see move.
+func (t *tree) lean(p *path) {
+	if p[0].at < leafMax {
+		return
+	}
+	if next := *p; t.next(&next) && t.items(next[0].node) < leafMax {
+		*p = next
+	}
 }
 
 // prepare allocates the nodes that an insert at p needs.
@@ -405,12 +417,4 @@ func (t *tree) next(p *path) bool {
 		p[level-1].node, p[level-1].at = t.child(p[level].node, p[level].at), 0
 	}
 	return true
-}
-
-// first is the least record, none when there is none.
-func (t *tree) first() handle {
-	if t.root == none {
-		return none
-	}
-	return t.least(t.root, t.height, 0)
 }

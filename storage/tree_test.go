@@ -13,13 +13,10 @@ import (
 )
 
 // TestTrees grows and shrinks trees of several levels: by key in the order, by deadline in the other one.
-func TestTrees(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
+func TestTrees(tb *testing.T) {
+	rapid.Check(tb, func(t *rapid.T) {
 		arena := rapid.SampledFrom([]int{1 << 20, 8 << 20}).Draw(t, "arena") // the small one gets full
-		s, err := New(Config{Arena: make([]byte, arena), Partitions: 1})
-		if err != nil {
-			t.Fatal(err)
-		}
+		s := openAll(tb, Config{Arena: make([]byte, arena), Partitions: 1})
 		rnd := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 1))
 		want := map[string]bool{}
 		for range rapid.IntRange(1, 5).Draw(t, "phases") {
@@ -35,8 +32,8 @@ func TestTrees(t *testing.T) {
 	})
 }
 
-func treePhase(t *rapid.T, s *Store, rnd *rand.Rand, want map[string]bool) {
-	kind := rapid.SampledFrom([]string{"ascending", "descending", "random", "delete", "delete front", "touch", "clear"}).Draw(t, "phase")
+func treePhase(t *rapid.T, s *opened, rnd *rand.Rand, want map[string]bool) {
+	kind := rapid.SampledFrom([]string{"ascending", "descending", "random", "delete", "delete front", "touch", "rewrite", "clear"}).Draw(t, "phase")
 	n := rapid.IntRange(1, 6000).Draw(t, "count")
 	keys := slices.Sorted(maps.Keys(want))
 	for i := range n {
@@ -55,15 +52,23 @@ func treePhase(t *rapid.T, s *Store, rnd *rand.Rand, want map[string]bool) {
 		}
 		switch kind {
 		case "delete", "delete front", "clear":
-			_, err = s.Delete(0, []byte(key), Write{})
+			err = s.del(0, []byte(key))
 			delete(want, key)
 		case "touch":
-			_, err = s.Touch(0, []byte(key), Write{Deadline: int64(1 + rnd.IntN(1<<30))})
+			err = s.touch(0, []byte(key), int64(1+rnd.IntN(1<<30)))
 			if errors.Is(err, dramnode.ErrNotFound) && !want[key] || errors.Is(err, dramnode.ErrNoMemory) {
 				err = nil
 			}
+		case "rewrite": // where it is, with another deadline
+			info, _ := s.stat(0, []byte(key), 0)
+			if !want[key] {
+				continue
+			}
+			if err = s.put(0, []byte(key), make([]byte, info.ValueBytes), Info{Deadline: int64(rnd.IntN(5) * rnd.IntN(1<<30))}); errors.Is(err, dramnode.ErrNoMemory) {
+				err = nil
+			}
 		default:
-			_, err = s.Put(0, []byte(key), make([]byte, rnd.IntN(100)), Write{Deadline: int64(rnd.IntN(2) * (1 + rnd.IntN(1<<30)))})
+			err = s.put(0, []byte(key), make([]byte, rnd.IntN(100)), Info{Deadline: int64(rnd.IntN(2) * (1 + rnd.IntN(1<<30)))})
 			if err == nil {
 				want[key] = true
 			} else if errors.Is(err, dramnode.ErrNoMemory) {

@@ -10,12 +10,12 @@ import (
 	"github.com/dramnode/dramnode/internal/invariant"
 )
 
-// Versions is one partition as a replica of it keeps it: per key a committed version, which may be a tombstone, and
+// Versions is one partition: per key a committed version, which may be a tombstone, and
 // beside it at most one staged version. A value's bytes land once, in a reservation, and stay where they are from stage to
-// commit to the last lease. Reads of the Store see the committed values.
+// commit to the last lease. Store.List sees the committed values.
 //
-// Every write of the partition goes through its Versions, by one goroutine at a time; Store.Expire leaves it alone, and so does
-// eviction unless it is evictable. What a method drops can be read until Settle, and what Get or Committed told of is not evicted before.
+// It is written by one goroutine at a time. Eviction leaves it alone unless it is evictable.
+// What a method drops can be read until Settle, and what Get or Committed told of is not evicted before.
 //
 // A staged version is a note in the arena: a record that is never live, with the staged generation and deadline, and in
 // place of a value the words below. It stands in the order, and among the deadlines, for what the commit will put there, so that
@@ -64,7 +64,7 @@ const (
 	lookMax = 16 * stepRecords
 )
 
-// Versions opens the partition p, which must be empty, for good.
+// Versions opens the partition p, once and for good.
 func (s *Store) Versions(p uint16) (*Versions, error) {
 	if err := s.checkPartition(p); err != nil {
 		return nil, err
@@ -72,10 +72,10 @@ func (s *Store) Versions(p uint16) (*Versions, error) {
 	sh, pt := s.shard(p), &s.partitions[p]
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	if pt.replicated || pt.entries+pt.tombstones > 0 {
-		return nil, fmt.Errorf("storage: %w: partition %d is in use", dramnode.ErrInvalid, p)
+	if pt.opened {
+		return nil, fmt.Errorf("storage: %w: partition %d is open already", dramnode.ErrInvalid, p)
 	}
-	pt.replicated = true
+	pt.opened = true
 	return &Versions{store: s, shard: sh, partition: p}, nil
 }
 
@@ -215,7 +215,8 @@ const (
 	Overdue                // one whose deadline has passed
 )
 
-// Read makes value, which is empty, the committed one of key as Store.GetInto does, and reports whether another version is staged.
+// Read makes value, which is empty, the committed one of key with a lease on it, or copied to dst, without a lease, if that is long
+// enough; and reports whether another version is staged.
 func (v *Versions) Read(value *Value, dst, key []byte, now int64) (found Finding, staged bool) {
 	id := v.store.identify(v.partition, key)
 	v.shard.mu.Lock()
@@ -477,7 +478,6 @@ func (v *Versions) retouchLocked(id *identity, rec, note handle) {
 	m.setU64(rec, recGeneration, uint64(m.generation(note)))
 	v.shard.queues.hit(rec)
 	m.revive(rec)
-	v.store.partitions[v.partition].wrote(m.generation(rec))
 }
 
 // replaceLocked makes fresh, a value or a tombstone, the committed record of its key in the place of old, each of which may be none.
@@ -513,9 +513,6 @@ func (v *Versions) replaceLocked(id *identity, old, fresh handle, isValue bool) 
 	} else if fresh != none {
 		pt.bury(m, fresh)
 	}
-	if fresh != none {
-		pt.wrote(m.generation(fresh))
-	}
 	note := v.findStagedLocked(id)
 	switch {
 	case old == none || wasValue && note != none && m.noteValue(note) == old: // it is the note's now
@@ -545,7 +542,6 @@ func (v *Versions) apply(id *identity, version *Version) error {
 }
 
 func (v *Versions) applyLocked(id *identity, version *Version, old, note handle) error {
-	m := v.store.mem
 	if version.Generation == 0 {
 		v.mustRankLocked(v.pairLocked(old, note), pair{note: note})
 		v.replaceLocked(id, old, none, false)
@@ -567,15 +563,11 @@ func (v *Versions) applyLocked(id *identity, version *Version, old, note handle)
 	if err != nil {
 		return err
 	}
-	m.setU64(rec, recGeneration, uint64(version.Generation))
-	m.setU64(rec, recDeadline, uint64(version.Deadline))
-	m.setU32(rec, recCRC, version.CRC)
-	if err := v.rankLocked(v.pairLocked(old, note), pair{rec, note}); err != nil {
+	if err := v.publishLocked(id, rec, version, old, note); err != nil {
 		v.unvalueLocked(version, rec)
 		return fmt.Errorf("storage: %w", err)
 	}
 	v.ownLocked(rec)
-	v.replaceLocked(id, old, rec, true)
 	return nil
 }
 
@@ -598,7 +590,7 @@ func (v *Versions) write(id *identity, old handle, to *Version) error {
 	if old == none || invariant.Enabled {
 		rec := v.shard.index.find(id)
 		if old != none && old != rec {
-			panic(fmt.Sprintf("storage: %q is written over a record that is not its own", id.key))
+			panic("storage: a key is written over a record that is not its own") // without the key, which would escape
 		}
 		old = rec
 	}
@@ -606,11 +598,7 @@ func (v *Versions) write(id *identity, old handle, to *Version) error {
 	case v.findStagedLocked(id) != none:
 		return fmt.Errorf("storage: %w: a write at once under a key with a staged version", dramnode.ErrInvalid)
 	case to.Deleted:
-		if err := v.applyLocked(id, &Version{}, old, none); err != nil {
-			return err
-		}
-		v.store.partitions[v.partition].wrote(to.Generation)
-		return nil
+		return v.applyLocked(id, &Version{}, old, none)
 	case to.Blob == lentBlob:
 		return v.writeLentLocked(id, old, to)
 	}
@@ -621,12 +609,12 @@ func (v *Versions) writeLentLocked(id *identity, old handle, to *Version) error 
 	if err := v.store.checkValue(len(v.lent)); err != nil {
 		return err
 	}
-	if !v.store.inPlace(old, len(v.lent)) {
+	if !v.inPlaceLocked(old) {
 		if err := v.spare(len(v.lent)); err != nil {
 			return err
 		}
 	}
-	if _, err := v.store.storeLocked(v.shard, id, old, v.lent, version{to.Generation, to.CRC, to.Deadline}); err != nil {
+	if err := v.storeLocked(id, old, to); err != nil {
 		return fmt.Errorf("storage: %w", err)
 	}
 	return nil
@@ -881,8 +869,7 @@ func (v *Versions) Clear() {
 	for _, key := range v.stagedKeys() {
 		v.Forget(key)
 	}
-	pt := &v.store.partitions[v.partition]
-	v.store.purge(v.partition, func() bool { return pt.entries+pt.tombstones > 0 }, func(handle) bool { return true })
+	v.store.purge(v.partition)
 }
 
 // Stats counts what there is.

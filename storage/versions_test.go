@@ -48,20 +48,17 @@ func TestReadsSeeCommitted(t *testing.T) {
 		return all
 	}
 	stage(t, v, "key", 5, 100)
-	if _, ok := s.Get(1, key, 0); ok || len(list()) != 0 {
+	if _, found, beside := read(v, nil, key, 0); found != Missing || !beside || len(list()) != 0 {
 		t.Errorf("what is only staged can be read; listed are %q", list())
 	}
 	v.Commit(key)
 	stage(t, v, "key", 6, 200)
-	if info, _ := s.Stat(1, key, 0); info.Generation != 5 || info.ValueBytes != 100 || fmt.Sprint(list()) != "[key 5]" {
-		t.Errorf("beside a staged version Stat tells %+v, and List %q", info, list())
+	if info, _ := s.stat(1, key, 0); info.Generation != 5 || info.ValueBytes != 100 || fmt.Sprint(list()) != "[key 5]" {
+		t.Errorf("beside a staged version stat tells %+v, and List %q", info, list())
 	}
 	v.Commit(key)
-	if info, _ := s.Stat(1, key, 0); info.Generation != 6 || fmt.Sprint(list()) != "[key 6]" {
-		t.Errorf("after the commit Stat tells %+v, and List %q", info, list())
-	}
-	if st, _ := s.PartitionStats(1); st.Last != 6 {
-		t.Errorf("the last generation is %d", st.Last)
+	if info, _ := s.stat(1, key, 0); info.Generation != 6 || fmt.Sprint(list()) != "[key 6]" {
+		t.Errorf("after the commit stat tells %+v, and List %q", info, list())
 	}
 	check(t, s)
 }
@@ -142,23 +139,17 @@ func TestStagedBytesCount(t *testing.T) {
 
 // TestOthersLeaveItAlone: neither time nor want of memory removes an entry behind a replica's back.
 func TestOthersLeaveItAlone(t *testing.T) {
-	s, v := openVersions(t, Config{Arena: make([]byte, 1<<20), Partitions: 4, Eviction: EvictS3FIFO})
-	r, err := v.Reserve(1, 100, false)
-	mustSucceed(t, err)
-	st := staged(1, r.Token())
-	st.Deadline = 10
-	mustSucceed(t, v.Stage([]byte("k"), st))
-	v.Commit([]byte("k"))
+	s := openCache(t, 1<<20, 4)
+	s.parts[1].Evictable(false)
+	mustPut(t, s, 1, "k", "value", Info{Deadline: 10})
 	for i := range 20 { // far more than fits
-		if _, err := s.Put(2, fmt.Appendf(nil, "%d", i), make([]byte, 200<<10), Write{}); err != nil {
-			t.Fatal(err)
-		}
+		mustSucceed(t, s.put(2, fmt.Appendf(nil, "%d", i), make([]byte, 200<<10), Info{}))
 	}
-	if n := s.Expire(100, 10); n != 0 {
-		t.Errorf("Expire removed %d entries", n)
-	}
-	if info, ok := s.Stat(1, []byte("k"), 0); !ok || info.Generation != 1 {
+	if info, ok := s.stat(1, []byte("k"), 9); !ok || info.Generation != 1 {
 		t.Error("the entry is gone")
+	}
+	if _, found, _ := read(s.parts[1].Versions, nil, []byte("k"), 100); found != Overdue {
+		t.Errorf("an overdue entry is found as %d", found)
 	}
 	if _, err := s.Versions(1); !errors.Is(err, dramnode.ErrInvalid) {
 		t.Errorf("a partition is opened twice: %v", err)

@@ -61,6 +61,9 @@ func (a *app) printMemory(nodes []client.Node) error {
 			}
 			m := &n.Info.Memory
 			t.row(n.Name, "all", config.Bytes(m.Used).Human(), config.Bytes(m.Asked).Human(), "-", "-", percent(m.Used-m.Asked, m.Used))
+			if r := &n.Info.Records; r.Bytes > 0 {
+				t.row(n.Name, "records", config.Bytes(r.Bytes).Human(), "-", "-", "-", "-")
+			}
 			if m.Evictions > 0 {
 				t.row(n.Name, "evicted", config.Bytes(m.EvictedBytes).Human(), "-", "-", m.Evictions, "-")
 			}

@@ -14,7 +14,7 @@ func (a *app) recoverCommand() *cobra.Command {
 	var dead []string
 	cmd := &cobra.Command{
 		Use:   "recover --assert-dead NAME,...",
-		Short: "With --replicas: let the nodes that are left go on after most voters were lost for good",
+		Short: "Let the nodes that are left go on after most voters were lost for good",
 		Long: `Let the nodes that are left go on after most of those that vote were lost for good (no quorum, everywhere).
 They go on by themselves once all that are missing were restarted under their names: this is for when that
 cannot be. You assert that the processes with these names are dead and that nobody talks to them any more;

@@ -551,6 +551,7 @@ func (g *Group) decide() bool {
 	if g.proposal != 0 || g.now < g.decideAt && g.judged == g.log.state {
 		return false
 	}
+	g.lead.Voting(g.log.voters())
 	batch := g.lead.Decide(g.now, g.unix, g.log.state)
 	g.judged, g.decidedAt, g.decideAt = g.log.state, g.now, g.lead.Next(g.now, g.log.state)
 	if len(batch) == 0 {
@@ -580,9 +581,9 @@ func (g *Group) members() {
 	s := g.log.state
 	near := g.log.upToDate()
 	voters := g.lead.Voters(g.now, s, present, func(i state.Incarnation) bool { return near[i] })
-	if self := g.cfg.Self.Incarnation; !slices.Contains(voters, self) {
+	if n := s.Node(g.cfg.Self.Incarnation); n != nil && n.Status != state.Up {
 		for _, v := range voters {
-			if slices.Contains(present, v) && near[v] {
+			if o := s.Node(v); o != nil && o.Status == state.Up && slices.Contains(present, v) && near[v] {
 				g.fail(g.guard(func() error { g.log.raw.TransferLeader(uint64(v)); return g.log.settle() }))
 				return
 			}

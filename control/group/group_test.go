@@ -319,7 +319,13 @@ func (w *world) unsettled(n int) error {
 // cluster is n settled nodes a, b, c...
 func cluster(t failer, seed uint64, n int) *world {
 	t.Helper()
+	return clusterWith(t, seed, n, nil)
+}
+
+func clusterWith(t failer, seed uint64, n int, config func(*Config)) *world {
+	t.Helper()
 	w := newWorld(t, seed)
+	w.config = config
 	var names []string
 	for i := range n {
 		names = append(names, string(rune('a'+i)))
@@ -449,6 +455,114 @@ func TestLeave(t *testing.T) {
 		t.Fatalf("%s does not get out: %v, %+v", l.addr, l.Err(), l.Table().Node(l.inc))
 	}
 	w.settle(3, 20*time.Second)
+	if w.newest.Losses() != 0 {
+		t.Errorf("%d losses", w.newest.Losses())
+	}
+}
+
+// TestLeaveBesideARestart: nobody leaves whose vote the others still need, although another voter has just died.
+func TestLeaveBesideARestart(t *testing.T) {
+	for seed := range uint64(16) {
+		w := cluster(t, 200+seed, 3)
+		leaver := w.leader()
+		others := slices.DeleteFunc(w.addrs(), func(a string) bool { return a == leaver.addr })
+		if seed%2 == 0 {
+			leaver, others = w.procs[others[0]], []string{others[1], leaver.addr}
+		}
+		w.start(others[seed/2%2], "a", "b", "c") // in the place of one that is killed
+		w.run(time.Duration(w.r.Int64N(int64(3 * time.Second))))
+		for asked := w.now; !errors.Is(leaver.Err(), ErrRetired); w.run(100 * ms) {
+			leaver.Ask(leader.Ask{Kind: leader.AskLeave})
+			if w.now-asked > 20*time.Second {
+				t.Fatalf("seed %d: %s does not get out: %v, %+v", seed, leaver.addr, leaver.Err(), leaver.Table().Node(leaver.inc))
+			}
+		}
+		w.start(leaver.addr, "a", "b", "c")
+		w.settle(3, 30*time.Second)
+	}
+}
+
+// TestChurn: three nodes restart one after the other, killed or by leaving, each as soon as the last one serves again. They seldom
+// need to found the control plane anew: when one is killed before another that has restarted votes again.
+func TestChurn(t *testing.T) {
+	eras := 0
+	for seed := range uint64(200) {
+		w := clusterWith(t, 300+seed, 3, func(c *Config) { c.Params.Replicas = uint8(1 + 2*(seed%2)) })
+		for range 12 {
+			p := w.procs[w.addrs()[w.r.IntN(3)]]
+			leaves := w.r.IntN(2) == 0
+			for asked := w.now; leaves && !errors.Is(p.Err(), ErrRetired); w.run(100 * ms) {
+				p.Ask(leader.Ask{Kind: leader.AskLeave})
+				if w.now-asked > 20*time.Second {
+					t.Fatalf("seed %d: %s does not get out: %v, %+v\n%s", seed, p.addr, p.Err(), p.Table().Node(p.inc), w.about())
+				}
+			}
+			w.start(p.addr, "a", "b", "c")
+			for began := w.now; !w.serve(); w.run(10 * ms) {
+				if w.now-began > 20*time.Second {
+					t.Fatalf("seed %d: %s (leaves: %v) is not back\n%s", seed, p.addr, leaves, w.about())
+				}
+			}
+			w.run(time.Duration(w.r.Int64N(int64(3 * time.Second))))
+		}
+		w.settle(3, time.Minute)
+		eras += int(w.newest.Era) - 1
+	}
+	t.Logf("%d eras more", eras)
+}
+
+// serve reports whether all processes are up by one table, and every row is served.
+func (w *world) serve() bool {
+	for _, p := range w.procs {
+		t := p.Table()
+		if t == nil || t.Version != w.newest.Version || t.Era != w.newest.Era || !p.Lease.Valid(w.clock(p)) || t.Node(p.inc) == nil || t.Node(p.inc).Status != state.Up {
+			return false
+		}
+	}
+	return !slices.ContainsFunc(w.newest.Rows, func(r state.Row) bool { return !r.Active() })
+}
+
+// about tells what each process thinks of the voters.
+func (w *world) about() string {
+	var b strings.Builder
+	for _, a := range w.addrs() {
+		p := w.procs[a]
+		fmt.Fprintf(&b, "%s %x leads %v", a, uint64(p.inc), p.Leading())
+		if p.log != nil {
+			fmt.Fprintf(&b, " term %d conf %v", p.log.term(), p.log.conf)
+		}
+		if t := p.Table(); t != nil {
+			for _, n := range t.Nodes {
+				fmt.Fprintf(&b, "\n  %s %x %v known %v", n.Name, uint64(n.Incarnation), n.Status, n.Known)
+			}
+		}
+		b.WriteByte('\n')
+	}
+	return b.String()
+}
+
+// TestAllLeaveButOne: each leaves as soon as the others can do without it, and they need not wait for the rest to be patient.
+func TestAllLeaveButOne(t *testing.T) {
+	w := cluster(t, 9, 3)
+	var leavers []*proc
+	for _, a := range []string{"a", "b"} {
+		leavers = append(leavers, w.procs[a])
+	}
+	out := func(p *proc) bool { return errors.Is(p.Err(), ErrRetired) }
+	for began := w.now; !out(leavers[0]) || !out(leavers[1]); w.run(100 * ms) {
+		for _, p := range leavers {
+			p.Ask(leader.Ask{Kind: leader.AskLeave})
+			if out(p) {
+				delete(w.procs, p.addr)
+			}
+		}
+		if w.now-began > 20*time.Second {
+			t.Fatalf("they do not get out: %v, %v", leavers[0].Err(), leavers[1].Err())
+		}
+	}
+	delete(w.procs, "a")
+	delete(w.procs, "b")
+	w.settle(1, 20*time.Second)
 	if w.newest.Losses() != 0 {
 		t.Errorf("%d losses", w.newest.Losses())
 	}

@@ -56,6 +56,7 @@ const (
 	joinLife    = 2 * time.Second  // a join that is not repeated is dropped
 	nameGrace   = 3 * time.Second  // on top of a lease, before a join is refused for its name: a restart is quicker
 	shrinkDelay = 30 * time.Second // before there are fewer than three voters
+	holdDelay   = 2 * time.Second  // likewise, where one of them waits to leave
 	maxAsks     = 1 << 17
 
 	// RecoverWithin is how long after the end of its lease a node may still take part in a recovery.
@@ -81,19 +82,21 @@ type Leader struct {
 	timing lease.Timing
 	Grants *lease.Grants
 
-	asks      map[ring.Partition]map[AskKind]Ask // of primaries; the latest of a kind
-	reported  map[onRow]Ask                      // not looked at yet
-	doubts    map[onRow]time.Duration            // reports that held, and when each ends
-	unfit     map[onRow]time.Duration            // primaries that got stuck, and until when it counts
-	joins     map[state.Incarnation]join
-	refused   map[state.Incarnation]error
-	leaves    map[state.Incarnation]bool
-	operator  []Ask
-	suspended map[state.Incarnation]time.Duration // since when this leader knows
-	inactive  map[ring.Partition]pause
-	shrinkAt  time.Duration // 0: no need to shrink
-	forgotten uint64        // State.Forgotten, and since when this leader knows
-	forgotAt  time.Duration
+	asks        map[ring.Partition]map[AskKind]Ask // of primaries; the latest of a kind
+	reported    map[onRow]Ask                      // not looked at yet
+	doubts      map[onRow]time.Duration            // reports that held, and when each ends
+	unfit       map[onRow]time.Duration            // primaries that got stuck, and until when it counts
+	joins       map[state.Incarnation]join
+	refused     map[state.Incarnation]error
+	leaves      map[state.Incarnation]bool
+	operator    []Ask
+	suspended   map[state.Incarnation]time.Duration // since when this leader knows
+	inactive    map[ring.Partition]pause
+	voters      []state.Incarnation
+	settled     bool          // no change of the voters is under way
+	shrinkSince time.Duration // there is reason to have fewer than three voters; 0: there is none
+	forgotten   uint64        // State.Forgotten, and since when this leader knows
+	forgotAt    time.Duration
 
 	moving  bool     // the last decision left something to do that others or budgets delay
 	bytes   []uint64 // of each partition, as its primary said

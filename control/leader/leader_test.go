@@ -53,7 +53,10 @@ func newBench(t testing_, partitions int, params state.Params) *bench {
 	return b
 }
 
-func (b *bench) elect() { b.l = New(1, b.s, lease.DefaultTiming(), b.now) }
+func (b *bench) elect() {
+	b.l = New(1, b.s, lease.DefaultTiming(), b.now)
+	b.l.Voting(nil, true)
+}
 
 func (b *bench) start(i state.Incarnation) {
 	b.alive[i] = true
@@ -623,12 +626,14 @@ func TestVoters(t *testing.T) {
 		"seven":                    {[]state.Node{n(1), n(2), n(3), n(4), n(5), n(6), n(7)}, ids{1, 2, 3}, nil, ids{1, 2, 3, 4, 5}},
 		"swap":                     {[]state.Node{n(1), status(n(2), state.Suspended), n(3), n(4)}, ids{1, 2, 3}, nil, ids{1, 3, 4}},
 		"who leaves does not vote": {[]state.Node{status(n(1), state.Leaving), n(2), n(3), n(4)}, ids{1, 2, 3}, nil, ids{2, 3, 4}},
-		"shrink waits":             {[]state.Node{n(1), status(n(2), state.Suspended), n(3)}, ids{1, 2, 3}, nil, ids{1, 2, 3}},
-		"five to three at once":    {[]state.Node{n(1), n(2), n(3), status(n(4), state.Suspended), n(5)}, ids{1, 2, 3, 4, 5}, nil, ids{1, 2, 3}},
-		"zones":                    {[]state.Node{zone(n(1), "a"), zone(n(2), "a"), zone(n(3), "a"), zone(n(4), "b"), zone(n(5), "c")}, ids{1}, nil, ids{1, 2, 3, 4, 5}},
-		"zones of three":           {[]state.Node{zone(n(1), "a"), zone(n(2), "a"), zone(n(3), "b"), zone(n(4), "c")}, ids{1}, nil, ids{1, 3, 4}},
-		"a zone for a voter":       {[]state.Node{zone(n(1), "a"), zone(n(2), "a"), zone(n(3), "a"), zone(n(4), "b")}, ids{1, 2, 3}, nil, ids{1, 2, 4}},
-		"nobody is up":             {[]state.Node{status(n(1), state.Leaving)}, ids{1}, nil, ids{1}},
+		"who leaves votes rather than a dead one": {[]state.Node{status(n(1), state.Leaving), n(2), n(4)}, ids{1, 2, 3}, nil, ids{1, 2, 4}},
+		"who leaves votes for want of others":     {[]state.Node{status(n(1), state.Leaving), n(2), n(3)}, ids{1, 2, 3}, nil, ids{1, 2, 3}},
+		"shrink waits":                            {[]state.Node{n(1), status(n(2), state.Suspended), n(3)}, ids{1, 2, 3}, nil, ids{1, 2, 3}},
+		"five to three at once":                   {[]state.Node{n(1), n(2), n(3), status(n(4), state.Suspended), n(5)}, ids{1, 2, 3, 4, 5}, nil, ids{1, 2, 3}},
+		"zones":                                   {[]state.Node{zone(n(1), "a"), zone(n(2), "a"), zone(n(3), "a"), zone(n(4), "b"), zone(n(5), "c")}, ids{1}, nil, ids{1, 2, 3, 4, 5}},
+		"zones of three":                          {[]state.Node{zone(n(1), "a"), zone(n(2), "a"), zone(n(3), "b"), zone(n(4), "c")}, ids{1}, nil, ids{1, 3, 4}},
+		"a zone for a voter":                      {[]state.Node{zone(n(1), "a"), zone(n(2), "a"), zone(n(3), "a"), zone(n(4), "b")}, ids{1, 2, 3}, nil, ids{1, 2, 4}},
+		"nobody is up":                            {[]state.Node{status(n(1), state.Leaving)}, ids{1}, nil, ids{1}},
 	} {
 		s := state.Found(7, ring.Config{Partitions: 9}, 1, state.DefaultParams(), n(1), 1)
 		s.Nodes = c.nodes
@@ -665,6 +670,40 @@ func TestKnow(t *testing.T) {
 	b.run(knowAfter)
 	if got := b.l.Voters(b.now, b.s, present, all); !slices.Equal(got, []state.Incarnation{1, 2, 4}) {
 		t.Errorf("%v, want n4 in the place of n3", got)
+	}
+}
+
+// TestLeaveWaitsForVotes: who leaves is let go when the rest of the voters are a majority without it.
+func TestLeaveWaitsForVotes(t *testing.T) {
+	type ids = []state.Incarnation
+	for name, c := range map[string]struct {
+		voters  ids
+		settled bool
+		gone    bool
+	}{
+		"not a voter":                       {ids{1}, true, true},
+		"one of three":                      {ids{1, 2, 3}, true, true},
+		"the only voter":                    {ids{2}, true, false},
+		"another voter was replaced":        {ids{1, 2, 99}, true, false},
+		"while the voters change":           {ids{1, 2, 3}, false, false},
+		"not a voter, while these change":   {ids{1}, false, false},
+		"one of five, another was replaced": {ids{1, 2, 3, 4, 99}, true, true},
+	} {
+		b := three(t, 7)
+		b.join(4, "n4")
+		if err := b.l.Ask(b.now, Ask{Kind: AskLeave, From: 2}); err != nil {
+			t.Fatal(err)
+		}
+		b.l.Voting(c.voters, c.settled)
+		b.run(20 * time.Second)
+		if gone := b.s.Node(2) == nil || b.s.Node(2).Status == state.Gone; gone != c.gone {
+			t.Errorf("%s: gone %v, want %v (%+v)", name, gone, c.gone, b.s.Node(2))
+		}
+		all := func(state.Incarnation) bool { return true }
+		b.l.Voters(b.now, b.s, c.voters, all)
+		if got := b.l.Voters(b.now+holdDelay, b.s, c.voters, all); !c.gone && c.settled && slices.Contains(got, 2) {
+			t.Errorf("%s: voters %v still hold it back", name, got)
+		}
 	}
 }
 

@@ -134,11 +134,11 @@ func (d *decision) needed(i state.Incarnation) bool {
 	})
 }
 
-// retire ends nodes that have left and given everything away, and those that are not expected any more.
+// retire ends nodes that have left and given everything away, their votes too, and those that are not expected any more.
 func (d *decision) retire() {
 	for _, n := range d.State.Nodes {
 		since, known := d.suspended[n.Incarnation]
-		if n.Status == state.Leaving || n.Status == state.Suspended && known && d.now-since >= d.State.Params.ForgetAfter && !d.needed(n.Incarnation) {
+		if n.Status == state.Leaving && d.spares(d.State, n.Incarnation) || n.Status == state.Suspended && known && d.now-since >= d.State.Params.ForgetAfter && !d.needed(n.Incarnation) {
 			_ = d.try(state.Retire{Node: n.Incarnation}) // rejected as long as it has something to give away
 		}
 	}

@@ -11,7 +11,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// The client within a node, whose store answers; package storage runs the rules on the store itself.
+// The client within a node, whose store answers; package replica/arena runs the rules on engine and store.
 func TestInside(t *testing.T) {
 	c := gatewaytest.NewCluster(t, 1, 64<<20)
 	conformance.Run(t, conformance.Client{Client: c.Inside(0)})

@@ -14,13 +14,13 @@ import (
 	"github.com/dramnode/dramnode/wire"
 )
 
-// A primary is alone with its partition, in a store that evicts.
+// A primary is alone with its partition.
 type primary struct {
 	t      testing.TB
 	store  arena.Store
 	engine *replica.Partition
 	out    replica.Effects
-	last   map[uint32]dramnode.Generation // by key: of the last write
+	last   map[string]dramnode.Generation // by key: of the last write
 }
 
 func alone() *replica.Row {
@@ -28,21 +28,27 @@ func alone() *replica.Row {
 	return &replica.Row{Epoch: 1, Primary: 1, Sync: only, ActSync: only, ActEpoch: 1, Modified: 1}
 }
 
-// cache opens a store with that many partitions, and a primary alone for each.
+// cache opens a store that evicts.
 func cache(t testing.TB, arenaBytes, partitions int) (*storage.Store, []*primary) {
 	t.Helper()
-	s, err := storage.New(storage.Config{Arena: make([]byte, arenaBytes), Partitions: partitions, MaxValueBytes: 1 << 20, Eviction: storage.EvictS3FIFO})
+	return open(t, storage.Config{Arena: make([]byte, arenaBytes), Partitions: partitions, MaxValueBytes: 1 << 20, Eviction: storage.EvictS3FIFO})
+}
+
+// open opens a store, and a primary alone for each partition.
+func open(t testing.TB, c storage.Config) (*storage.Store, []*primary) {
+	t.Helper()
+	s, err := storage.New(c)
 	if err != nil {
 		t.Fatal(err)
 	}
 	n := &replica.Node{ID: 1, Config: replica.Default, Until: func() int64 { return 1 << 60 }}
-	all := make([]*primary, partitions)
+	all := make([]*primary, c.Partitions)
 	for i := range all {
 		of, err := arena.Open(s, uint16(i))
 		if err != nil {
 			t.Fatal(err)
 		}
-		all[i] = &primary{t: t, store: of, engine: replica.New(n, of), last: map[uint32]dramnode.Generation{}}
+		all[i] = &primary{t: t, store: of, engine: replica.New(n, of), last: map[string]dramnode.Generation{}}
 		all[i].adopt(alone())
 	}
 	return s, all
@@ -59,9 +65,13 @@ func (p *primary) settle() {
 	p.store.Evictable(p.engine.Evictable())
 }
 
-// do has the engine execute r, and checks that generations rise.
 func (p *primary) do(k uint32, r replica.Request) replica.Reply {
-	r.Epoch, r.Key = 1, binary.LittleEndian.AppendUint32(nil, k)
+	return p.doTo(binary.LittleEndian.AppendUint32(nil, k), r)
+}
+
+// doTo has the engine execute r, and checks that generations rise.
+func (p *primary) doTo(key []byte, r replica.Request) replica.Reply {
+	r.Epoch, r.Key = 1, key
 	p.engine.Do(1, &r, &p.out)
 	if len(p.out.Replies) != 1 {
 		p.t.Errorf("%d replies to one request", len(p.out.Replies))
@@ -69,22 +79,28 @@ func (p *primary) do(k uint32, r replica.Request) replica.Reply {
 	}
 	reply := p.out.Replies[0]
 	p.settle()
-	if reply.Status == wire.StatusOK && reply.Gen != dramnode.Absent {
-		if reply.Gen <= p.last[k] {
-			p.t.Errorf("a write has generation %x, and one before it %x", reply.Gen, p.last[k])
+	if r.Kind != wire.KindGet && reply.Status == wire.StatusOK && reply.Gen != dramnode.Absent {
+		if last := p.last[string(key)]; reply.Gen <= last {
+			p.t.Errorf("a write has generation %x, and one before it %x", reply.Gen, last)
 		}
-		p.last[k] = reply.Gen
+		p.last[string(key)] = reply.Gen
 	}
 	return reply
 }
 
 func (p *primary) put(k uint32, value []byte, change func(*replica.Request)) replica.Reply {
-	r := replica.Request{Kind: wire.KindPut, Value: replica.Value{Bytes: uint32(len(value)), CRC: crc32.ChecksumIEEE(value)}}
-	r.Value.Blob = replica.Blob(p.store.Lend(value))
+	r := p.lend(value)
 	if change != nil {
 		change(&r)
 	}
 	return p.do(k, r)
+}
+
+// lend makes a put of value.
+func (p *primary) lend(value []byte) replica.Request {
+	return replica.Request{Kind: wire.KindPut, Value: replica.Value{
+		Blob: replica.Blob(p.store.Lend(value)), Bytes: uint32(len(value)), CRC: crc32.ChecksumIEEE(value),
+	}}
 }
 
 // get reads into dst as nodes do, and checks the value.

@@ -437,7 +437,11 @@ func TestDirectReadsRaceWithTheStore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var parts [partitions]*storage.Versions
 	for p := range uint16(partitions) {
+		if parts[p], err = store.Versions(p); err != nil {
+			t.Fatal(err)
+		}
 		region.SetPartition(p, epoch, true)
 	}
 	limit := max(3*time.Second, proofTime(t)/2)
@@ -456,21 +460,21 @@ func TestDirectReadsRaceWithTheStore(t *testing.T) {
 			i := rng.IntN(keys)
 			r, part := p.registers[i], uint16(i%partitions)
 			sequence := r.tried.Add(1)
-			w := storage.Write{Epoch: epoch, Now: int64(time.Since(begun)) + 1}
 			if rng.IntN(20) == 0 {
-				if _, err := store.Delete(part, r.key, w); err != nil {
+				if err := parts[part].Write(r.key, 0, storage.Version{Info: storage.Info{Generation: dramnode.Generation(sequence)}, Deleted: true}); err != nil {
 					t.Error(err)
 				}
 			} else {
 				b := buf[:sizes[rng.IntN(len(sizes))]]
 				proofContent(b, uint64(i), sequence)
-				res, err := store.Put(part, r.key, b, w)
+				at, err := writeAs(parts[part], r.key, b, sequence)
 				if err != nil {
 					t.Error(err)
 					return
 				}
-				spots[i].Store(&transport.Place{At: res.Place, Generation: uint64(res.Generation), Epoch: epoch, Partition: part})
+				spots[i].Store(&transport.Place{At: at, Generation: sequence, Epoch: epoch, Partition: part})
 			}
+			parts[part].Settle()
 			raise(&r.answered, sequence)
 			p.writes.Add(1)
 			for n := rng.IntN(8); n > 0; n-- { // let the readers at it for a moment
@@ -526,4 +530,26 @@ func TestDirectReadsRaceWithTheStore(t *testing.T) {
 	if p.reads.Load() == 0 || stale.Load() == 0 {
 		t.Errorf("%d reads and %d refusals are no race", p.reads.Load(), stale.Load())
 	}
+}
+
+// writeAs writes one version as nodes do: a short value is lent and perhaps copied over the old one, a longer one has come to memory
+// of its own. It returns the place of the record.
+func writeAs(v *storage.Versions, key, value []byte, generation uint64) (at uint64, err error) {
+	const lendMax = 4 << 10
+	to := storage.Version{Info: storage.Info{Generation: dramnode.Generation(generation)}}
+	if len(value) <= lendMax {
+		to.Blob = v.Lend(value)
+	} else {
+		r, err := v.Reserve(len(key), len(value), false)
+		if err != nil {
+			return 0, err
+		}
+		copy(r.Bytes, value)
+		to.Blob = r.Token()
+	}
+	if err := v.Write(key, 0, to); err != nil {
+		return 0, err
+	}
+	written, _ := v.Get(key)
+	return written.Blob, nil
 }

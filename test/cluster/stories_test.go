@@ -152,7 +152,7 @@ func TestNodesJoinAndLeaveUnderLoad(t *testing.T) {
 	d := s.drive(load(3))
 	s.start(2)
 	s.agree(s.nodes...)
-	s.nodes[0].Stop() // the publisher
+	s.nodes[0].Stop() // it founded the cluster
 	s.agree(s.nodes[1:]...)
 	s.nodes[3].Stop()
 	s.agree(s.nodes[1:3]...)

@@ -41,6 +41,7 @@ func (c *consensus) elect(slot int) {
 		c.w.on(n, c.w.between(50, 500), func() { l.catchUp() })
 	}
 	l.Leader = control.New(state.Incarnation(n.id), l.table, c.w.timing, n.time())
+	l.Voting(nil, true) // the vote here is no matter of nodes
 	n.leader = l
 }
 

@@ -112,11 +112,24 @@ func (w *world) birth(slot int) *node {
 	}
 	n.shared = &replica.Node{ID: state.Incarnation(id), Config: engineConfig, Until: func() int64 { return n.until }}
 	n.shared.Full = func(state.Incarnation) bool { return !w.healed && w.chance(w.full) }
+	n.shared.Records = &replica.Records{Limit: w.recordLimit()}
+	n.shared.Crowded = func(id state.Incarnation) bool {
+		other := w.node(uint64(id))
+		return other != nil && other.shared.Records.Full()
+	}
 	n.store = &watched{w.newStore(id), n}
 	n.part = replica.New(n.shared, n.store)
 	w.nodes[slot] = n
 	w.on(n, w.between(0, 30), n.tick)
 	return n
+}
+
+// recordLimit is room for a few records in one of eight worlds, and until the end of all trouble.
+func (w *world) recordLimit() int64 {
+	if w.seed%8 != 0 || w.healed {
+		return 1 << 40
+	}
+	return 300
 }
 
 var (

@@ -178,6 +178,7 @@ func (w *world) heal() {
 	w.cut = [slots][slots]bool{}
 	for _, n := range w.nodes {
 		n.paused = min(n.paused, w.now)
+		n.shared.Records.Limit = w.recordLimit()
 		w.resume(n)
 	}
 	w.replaceLeader()

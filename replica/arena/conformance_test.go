@@ -1,25 +1,29 @@
-package storage_test
+package arena_test
 
 import (
 	"context"
 	"errors"
 	"hash/crc32"
 	"strconv"
+	"sync"
 	"testing"
 
 	"github.com/dramnode/dramnode"
 	"github.com/dramnode/dramnode/gateway/conformance"
+	"github.com/dramnode/dramnode/replica"
 	"github.com/dramnode/dramnode/storage"
+	"github.com/dramnode/dramnode/wire"
 )
 
-const (
-	adapterPartitions = 7
-	adapterEpoch      = 1
-)
+const adapterPartitions = 7
 
-// An adapter asks a store itself: no node, no network and no client in between. What it adds is what a node adds, too:
-// the choice of the partition, and the look at the generation that was read.
-type adapter struct{ store *storage.Store }
+// An adapter asks the engines of a store themselves: no node, no network and no client in between. What it adds is what a node
+// adds, too: the choice of the partition, its lock, and the look at the generation that was read.
+type adapter struct {
+	store   *storage.Store
+	engines []*primary
+	locks   *[adapterPartitions]sync.Mutex
+}
 
 func partitionOf(key string) uint16 {
 	return uint16(crc32.ChecksumIEEE([]byte(key)) % adapterPartitions)
@@ -32,36 +36,43 @@ func generationOf(g dramnode.Generation) conformance.Generation {
 	return conformance.Generation(strconv.FormatUint(uint64(g), 10))
 }
 
-// conditional is a write on condition that the key has a generation.
-func conditional(condition conformance.Generation) storage.Write {
-	w := storage.Write{Epoch: adapterEpoch, IfMatch: condition != conformance.Unknown}
+// do has a write executed on condition that its key has a generation.
+func (a adapter) do(key string, condition conformance.Generation, request func(*primary) replica.Request) (conformance.Generation, error) {
+	at := partitionOf(key)
+	a.locks[at].Lock()
+	defer a.locks[at].Unlock()
+	r := request(a.engines[at])
+	r.IfMatch = condition != conformance.Unknown
 	if condition != conformance.NoValue {
 		g, _ := strconv.ParseUint(string(condition), 10, 64) // generations are what generationOf made
-		w.IfGeneration = dramnode.Generation(g)
+		r.IfGen = dramnode.Generation(g)
 	}
-	return w
-}
-
-func outcome(r storage.Result, err error) (conformance.Generation, error) {
-	if errors.Is(err, dramnode.ErrGenerationMismatch) {
+	switch reply := a.engines[at].doTo([]byte(key), r); reply.Status {
+	case wire.StatusOK:
+		return generationOf(reply.Gen), nil
+	case wire.StatusGenerationMismatch:
 		return conformance.Unknown, nil
+	default:
+		return conformance.Unknown, reply.Status.Err()
 	}
-	return generationOf(r.Generation), err
 }
 
 // Read implements conformance.Adapter.
 func (a adapter) Read(ctx context.Context, r conformance.Read) (conformance.Result, error) {
-	v, ok := a.store.Get(partitionOf(r.Key), []byte(r.Key), 0)
-	if !ok {
+	at := partitionOf(r.Key)
+	a.locks[at].Lock()
+	defer a.locks[at].Unlock()
+	reply := a.engines[at].doTo([]byte(r.Key), replica.Request{Kind: wire.KindGet})
+	if reply.Status == wire.StatusNotFound {
 		return conformance.Result{State: conformance.Missing, Generation: conformance.NoValue}, ctx.Err()
 	}
-	defer a.store.Release(v.Lease)
-	got := conformance.Result{State: conformance.Value, Generation: generationOf(v.Generation)}
+	v := a.engines[at].store.Bytes(uint64(reply.Value.Blob))
+	got := conformance.Result{State: conformance.Value, Generation: generationOf(reply.Gen)}
 	if r.IfEqual != conformance.Unknown && r.IfEqual != got.Generation || r.IfNotEqual != conformance.Unknown && r.IfNotEqual == got.Generation {
 		got.State = conformance.Aborted
 		return got, ctx.Err()
 	}
-	size := int64(v.ValueBytes)
+	size := int64(len(v))
 	from, to := r.Start, r.End
 	switch {
 	case r.Whole:
@@ -74,18 +85,18 @@ func (a adapter) Read(ctx context.Context, r conformance.Read) (conformance.Resu
 	if from < 0 || from > to || to > size {
 		return conformance.Result{}, dramnode.ErrOutOfRange
 	}
-	got.Bytes = append(got.Bytes, v.Bytes[from:to]...)
+	got.Bytes = append(got.Bytes, v[from:to]...)
 	return got, ctx.Err()
 }
 
 // Write implements conformance.Adapter.
 func (a adapter) Write(_ context.Context, key string, value []byte, condition conformance.Generation) (conformance.Generation, error) {
-	return outcome(a.store.Put(partitionOf(key), []byte(key), value, conditional(condition)))
+	return a.do(key, condition, func(p *primary) replica.Request { return p.lend(value) })
 }
 
 // Delete implements conformance.Adapter.
 func (a adapter) Delete(_ context.Context, key string, condition conformance.Generation) (conformance.Generation, error) {
-	return outcome(a.store.Delete(partitionOf(key), []byte(key), conditional(condition)))
+	return a.do(key, condition, func(*primary) replica.Request { return replica.Request{Kind: wire.KindDelete} })
 }
 
 // DeleteRange implements conformance.Adapter.
@@ -128,17 +139,14 @@ func (a adapter) Lacks(f conformance.Feature) string {
 	return ""
 }
 
-// The rules that every face keeps hold for the store itself; and that it leaks nothing while it keeps them.
+// The rules that every face keeps hold for engine and store; and nothing is leaked while they keep them.
 func TestConformance(t *testing.T) {
-	s, err := storage.New(storage.Config{Arena: make([]byte, 64<<20), Partitions: adapterPartitions, MaxValueBytes: 8 << 20})
-	if err != nil {
-		t.Fatal(err)
-	}
-	conformance.Run(t, adapter{s})
+	s, engines := open(t, storage.Config{Arena: make([]byte, 64<<20), Partitions: adapterPartitions, MaxValueBytes: 8 << 20})
+	conformance.Run(t, adapter{s, engines, new([adapterPartitions]sync.Mutex)})
 	if err := s.Check(); err != nil {
 		t.Error(err)
 	}
-	if st := s.Stats(); st.Entries != 0 || st.Leases != 0 {
-		t.Errorf("%d entries and %d leases are left", st.Entries, st.Leases)
+	if st := s.Stats(); st.Entries+st.Leases+st.Reservations+st.Tombstones != 0 {
+		t.Errorf("left over is %+v", st)
 	}
 }
