@@ -1,6 +1,7 @@
 package client
 
 import (
+	"errors"
 	"fmt"
 	"sync/atomic"
 	"time"
@@ -162,29 +163,32 @@ func (a *call) Complete(_ *transport.Call, header, body []byte, err error) {
 }
 
 // parse keeps nothing of header.
-func (r *reply) parse(header []byte) error {
-	h, err := wire.ParseHeader(header)
+func (r *reply) parse(header []byte) (err error) {
+	h := &r.header
+	if err = h.Parse(header); err == nil {
+		if r.ext, err = wire.ParseReplyExt(h.Ext); err == nil && h.Flags&wire.FlagReply == 0 {
+			err = errRequest
+		}
+	}
 	if err != nil {
+		*h = wire.Header{}
 		return fmt.Errorf("%w: %w", errReply, err)
 	}
-	if h.Flags&wire.FlagReply == 0 {
-		return fmt.Errorf("%w: a request came as a reply", errReply)
-	}
-	if r.ext, err = wire.ParseReplyExt(h.Ext); err != nil {
-		return fmt.Errorf("%w: %w", errReply, err)
-	}
-	r.header = h
-	r.header.Ext, r.header.Key = nil, nil
+	h.Ext, h.Key = nil, nil
 	return nil
 }
+
+var errRequest = errors.New("a request came as a reply")
 
 func (a *call) drop() {
 	if a.refs.Add(-1) != 0 {
 		return
 	}
-	select {
-	case <-a.done: // who waited has left
-	default:
+	if a.state.Load() == callAwaited {
+		select {
+		case <-a.done: // who waited has left
+		default:
+		}
 	}
 	if a.reply.placed != nil {
 		a.reply.placed.Release()

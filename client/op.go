@@ -100,15 +100,10 @@ func (c *Client) prepare(o *op) bool {
 		left = o.bound(left)
 	}
 	a := c.newCall()
-	h := wire.Header{
-		Kind:         o.kind,
-		Flags:        o.flags,
-		Epoch:        o.sent.epoch,
-		BudgetMicros: budget(left),
-		CRC:          o.crc,
-		Ext:          o.ext[:o.extBytes],
-		Key:          o.key,
-	}
+	var h wire.Header // field by field: a literal is made elsewhere and then copied
+	h.Kind, h.Flags, h.Epoch = o.kind, o.flags, o.sent.epoch
+	h.BudgetMicros, h.CRC = budget(left), o.crc
+	h.Ext, h.Key = o.ext[:o.extBytes], o.key
 	if o.view != nil {
 		h.TableVersion = o.view.table.Version
 	}

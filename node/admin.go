@@ -67,8 +67,8 @@ func (n *Node) serveRecover(r *request) {
 func (n *Node) serveOperator(r *request, do func(context.Context) ([]byte, error)) {
 	ctx, cancel := context.WithTimeout(n.context, operatorTimeout)
 	defer cancel()
-	if !r.until.IsZero() {
-		ctx, cancel = context.WithDeadline(ctx, r.until.Add(-operatorMargin))
+	if !r.until().IsZero() {
+		ctx, cancel = context.WithDeadline(ctx, r.until().Add(-operatorMargin))
 		defer cancel()
 	}
 	reply, err := do(ctx)
@@ -82,10 +82,10 @@ func (n *Node) replyBytes(r *request, reply []byte, err error) {
 		body, err = n.scratch.body(reply)
 	}
 	if err != nil {
-		n.reply(r, failed(err))
+		n.fail(r, err)
 		return
 	}
-	n.reply(r, answer{body: body})
+	n.reply(r, &answer{body: body})
 }
 
 // serveHTTP serves health, readiness and info until ctx ends.

@@ -70,8 +70,8 @@ func (n *Node) vouch(ctx context.Context) {
 // kernel lets only our own user do it.
 func (n *Node) serveShare(r *request) {
 	if n.shared == nil {
-		n.reply(r, failed(fmt.Errorf("%w: this node's memory is not open to direct reads", dramnode.ErrNotFound)))
+		n.fail(r, fmt.Errorf("%w: this node's memory is not open to direct reads", dramnode.ErrNotFound))
 		return
 	}
-	n.reply(r, answer{body: transport.Body{Bytes: n.shared.Ticket()}})
+	n.reply(r, &answer{body: transport.Body{Bytes: n.shared.Ticket()}})
 }

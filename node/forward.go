@@ -41,31 +41,31 @@ func (n *Node) forward(v *router.View, d router.Decision, r *request) {
 	link, err := n.peers.link(owner.Addr)
 	switch {
 	case err != nil:
-	case !r.until.IsZero() && time.Now().After(r.until):
+	case !r.until().IsZero() && time.Now().After(r.until()):
 		err = fmt.Errorf("%w: no time left to ask %s", dramnode.ErrUnavailable, owner.Name)
 	case r.h.Flags&wire.FlagRelay != 0 && link.Info().State != transport.LinkOpen: // its sender need not wait here
 		err = fmt.Errorf("%w: %s is not reached from here either", dramnode.ErrUnavailable, owner.Name)
 	}
 	if err != nil {
 		n.drop(r)
-		n.reply(r, failed(err))
+		n.fail(r, err)
 		return
 	}
 	f := forwards.Get().(*forward)
 	f.n, f.kind = n, r.h.Kind
 	if err := f.takeBody(r); err != nil {
 		forwards.Put(f)
-		n.reply(r, failed(err))
+		n.fail(r, err)
 		return
 	}
 	h := r.h
 	h.Flags |= wire.FlagHop | wire.FlagFence
 	h.Epoch, h.TableVersion = d.Row.Epoch, v.Table.Version
-	if !r.until.IsZero() {
-		h.BudgetMicros = budgetOf(time.Until(r.until))
+	if !r.until().IsZero() {
+		h.BudgetMicros = budgetOf(time.Until(r.until()))
 	}
 	f.call.Header = wire.AppendHeader(f.header[:0], &h)
-	f.call.Deadline = r.until
+	f.call.Deadline = r.until()
 	f.call.Completer = f
 	if r.from != nil {
 		f.later = r.from.Detach()

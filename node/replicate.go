@@ -266,7 +266,7 @@ func (rs *replicas) serveMessage(r *request) {
 	}
 	if err != nil {
 		rs.n.drop(r)
-		rs.n.reply(r, failed(err))
+		rs.n.fail(r, err)
 		return
 	}
 	rs.receive(&rs.parts[e.Partition], r, &m)

@@ -22,13 +22,13 @@ func (rs *replicas) serveKey(d router.Decision, r *request) {
 		rs.get(part, r)
 		return
 	}
-	q, err := rs.writeRequest(part, d, r)
-	if err != nil {
+	var q replica.Request
+	if err := rs.writeRequest(&q, part, d, r); err != nil {
 		rs.n.drop(r)
-		rs.n.reply(r, failed(err))
+		rs.n.fail(r, err)
 		return
 	}
-	rs.submit(part, r, q)
+	rs.submit(part, r, &q)
 }
 
 // get serves from the committed value where no step is needed: it is not overdue, and nothing is pending, or this is the
@@ -37,17 +37,18 @@ func (rs *replicas) serveKey(d router.Decision, r *request) {
 func (rs *replicas) get(part *replicaPart, r *request) {
 	e, err := wire.ParseReadExt(r.h.Ext)
 	if err != nil {
-		rs.n.reply(r, failed(fmt.Errorf("%w: %w", dramnode.ErrInvalid, err)))
+		rs.n.fail(r, fmt.Errorf("%w: %w", dramnode.ErrInvalid, err))
 		return
 	}
 	stale := r.h.Flags&wire.FlagStale != 0
 	part.mu.RLock()
 	if !part.gets && !(stale && part.engine.Holds()) {
 		part.mu.RUnlock()
-		rs.submit(part, r, replica.Request{Kind: wire.KindGet, Key: r.h.Key})
+		rs.submit(part, r, &replica.Request{Kind: wire.KindGet, Key: r.h.Key})
 		return
 	}
-	v, found, staged := part.store.Read(r.room(), r.h.Key, 0) // whether it is overdue says the clock that is read after it
+	var v storage.Value
+	found, staged := part.store.Read(&v, r.room(), r.h.Key, 0) // whether it is overdue says the clock that is read after it
 	if !part.dirty {
 		// A backup, whose memory is not to be read directly.
 		v.Place = 0
@@ -63,7 +64,7 @@ func (rs *replicas) get(part *replicaPart, r *request) {
 	switch {
 	case !stale && (found == storage.Overdue || dirty):
 		rs.n.store.Release(v.Lease)
-		rs.submit(part, r, replica.Request{Kind: wire.KindGet, Key: r.h.Key})
+		rs.submit(part, r, &replica.Request{Kind: wire.KindGet, Key: r.h.Key})
 		return
 	case !certain:
 		rs.n.store.Release(v.Lease)
@@ -72,12 +73,12 @@ func (rs *replicas) get(part *replicaPart, r *request) {
 		a = failed(errLost(part.number, row))
 	case found != storage.Found:
 		rs.n.store.Release(v.Lease)
-		a = answer{status: wire.StatusNotFound}
+		a.status = wire.StatusNotFound
 	default:
-		a = rs.n.found(r, e, v, now)
+		rs.n.found(&a, r, &e, &v, now)
 	}
 	a.epoch = uint32(row.Epoch)
-	rs.n.reply(r, a)
+	rs.n.reply(r, &a)
 }
 
 var errNoLease = fmt.Errorf("%w: this node has no lease", dramnode.ErrNoQuorum)
@@ -90,42 +91,40 @@ func errLost(p uint16, row *replica.Row) error {
 // lendMax is the length up to which a value that came in its message is lent to the engine, to be copied with the locks held.
 const lendMax = 4 << 10
 
-// writeRequest makes the engine's request of r. A short value stays in r, to be lent.
-func (rs *replicas) writeRequest(part *replicaPart, d router.Decision, r *request) (q replica.Request, err error) {
+// writeRequest makes q, which is empty, the engine's request of r. A short value stays in r, to be lent.
+func (rs *replicas) writeRequest(q *replica.Request, part *replicaPart, d router.Decision, r *request) error {
 	e, err := wire.ParseWriteExt(r.h.Ext)
 	if err != nil {
-		return q, fmt.Errorf("%w: %w", dramnode.ErrInvalid, err)
+		return fmt.Errorf("%w: %w", dramnode.ErrInvalid, err)
 	}
 	if e.Client != 0 && e.Counter == 0 { // all of them would be taken for the same write
-		return q, errNoCounter
+		return errNoCounter
 	}
-	q = replica.Request{
-		Kind: r.h.Kind, Epoch: replica.Epoch(r.h.Epoch), Key: r.h.Key,
-		Origin:  replica.Origin{Client: e.Client, Counter: e.Counter, FirstUnacked: e.FirstUnacked},
-		IfMatch: r.h.Flags&wire.FlagIfMatch != 0, IfGen: e.IfGeneration, TTL: lifeOf(e.TTLMillis),
-	}
+	q.Kind, q.Epoch, q.Key = r.h.Kind, replica.Epoch(r.h.Epoch), r.h.Key
+	q.Origin.Client, q.Origin.Counter, q.Origin.FirstUnacked = e.Client, e.Counter, e.FirstUnacked
+	q.IfMatch, q.IfGen, q.TTL = r.h.Flags&wire.FlagIfMatch != 0, e.IfGeneration, lifeOf(e.TTLMillis)
 	if r.h.Flags&wire.FlagFence == 0 {
 		q.Epoch = replica.Epoch(d.Row.Epoch) // of a sender without a table
 	}
 	if r.h.Kind != wire.KindPut {
-		return q, nil
+		return nil
 	}
 	if rs.n.damaged(r) {
-		return q, fmt.Errorf("%w: the value of %q arrived damaged", dramnode.ErrCorrupt, r.h.Key)
+		return fmt.Errorf("%w: the value of %q arrived damaged", dramnode.ErrCorrupt, r.h.Key)
 	}
 	if r.value.Bytes == nil && len(r.body) <= lendMax {
 		q.Value = replica.Value{Bytes: uint32(len(r.body)), CRC: r.h.CRC}
-		return q, nil
+		return nil
 	}
 	if r.value.Bytes == nil {
 		if r.value, err = part.store.Reserve(len(r.h.Key), len(r.body), false); err != nil {
-			return q, err
+			return err
 		}
 		copy(r.value.Bytes, r.body)
 	}
 	q.Value = replica.Value{Blob: replica.Blob(r.value.Token()), Bytes: uint32(len(r.value.Bytes)), CRC: r.h.CRC}
 	r.value, r.body = storage.Reservation{}, nil // the engine's now
-	return q, nil
+	return nil
 }
 
 var errNoCounter = fmt.Errorf("%w: a write of a client without its number", dramnode.ErrInvalid)
@@ -141,7 +140,7 @@ func lifeOf(ttlMillis uint64) int64 {
 
 // submit has the engine do q, whose value is r's body unless it has a blob. Its answer comes at once, or later from another step: then r,
 // which may be on its caller's stack, is copied.
-func (rs *replicas) submit(part *replicaPart, r *request, q replica.Request) {
+func (rs *replicas) submit(part *replicaPart, r *request, q *replica.Request) {
 	var a answer
 	part.mu.Lock()
 	part.token++
@@ -152,7 +151,7 @@ func (rs *replicas) submit(part *replicaPart, r *request, q replica.Request) {
 	part.engine.Do(rs.now(), q, &part.effects)
 	own := part.effects.TakeReply(q.Token)
 	if own != nil {
-		a = rs.answerLocked(part, waiter{r: r}, own)
+		rs.answerLocked(&a, part, waiter{r: r}, own)
 	} else {
 		kept := new(request)
 		*kept = *r
@@ -163,7 +162,7 @@ func (rs *replicas) submit(part *replicaPart, r *request, q replica.Request) {
 	all := rs.effectsLocked(part, nil, nil) // other answers are rare here
 	part.mu.Unlock()
 	if own != nil {
-		rs.n.reply(r, a)
+		rs.n.reply(r, &a)
 	}
 	rs.give(all)
 }
@@ -175,35 +174,37 @@ func (rs *replicas) endedLocked(part *replicaPart, reply *replica.Reply) (e ende
 		return e, false // retired
 	}
 	delete(part.waiting, reply.Token)
-	return ended{w, rs.answerLocked(part, w, reply)}, true
+	e.waiter = w
+	rs.answerLocked(&e.a, part, w, reply)
+	return e, true
 }
 
-// answerLocked makes the answer of a reply. What was observed counts only if the lease and the epoch hold on a clock that is read now.
-func (rs *replicas) answerLocked(part *replicaPart, w waiter, reply *replica.Reply) (a answer) {
+// answerLocked makes a, which is empty, the answer of a reply. What was observed counts only if the lease and the epoch hold on a clock
+// that is read now.
+func (rs *replicas) answerLocked(a *answer, part *replicaPart, w waiter, reply *replica.Reply) {
 	status := reply.Status
 	if reply.Observed && !part.engine.Confirm(rs.now(), reply.Epoch) {
 		status = reply.Otherwise
 	}
 	switch {
 	case status == wire.StatusOK && w.part != nil:
-		a = answer{ext: wire.ReplyExt{Generation: reply.Gen, Size: reply.Count}, hasExt: true}
+		a.ext.Generation, a.ext.Size, a.hasExt = reply.Gen, reply.Count, true
 	case status == wire.StatusOK && w.r.h.Kind == wire.KindGet:
-		a = rs.fetchedLocked(part, w.r, reply)
+		rs.fetchedLocked(a, part, w.r, reply)
 	case status == wire.StatusOK, status == wire.StatusGenerationMismatch:
-		a = answer{status: status, ext: wire.ReplyExt{Generation: reply.Gen}, hasExt: true}
+		a.status, a.ext.Generation, a.hasExt = status, reply.Gen, true
 	case status == wire.StatusNotFound:
-		a = answer{status: status}
+		a.status = status
 	case status == wire.StatusPartitionLost:
-		a = failed(errLost(part.number, part.engine.Row()))
+		*a = failed(errLost(part.number, part.engine.Row()))
 	case status == wire.StatusNoMemory:
-		a = failed(rs.noRoom(part.engine.Row()))
+		*a = failed(rs.noRoom(part.engine.Row()))
 	case reply.NoRecord:
-		a = failed(rs.noRecord(part.engine.Row()))
+		*a = failed(rs.noRecord(part.engine.Row()))
 	default:
-		a = answer{status: status, body: transport.Body{Bytes: []byte(reasons[status])}}
+		a.status, a.body.Bytes = status, []byte(reasons[status])
 	}
 	a.epoch = uint32(reply.Epoch)
-	return a
 }
 
 // reasons are for people.
@@ -217,17 +218,18 @@ var reasons = map[wire.Status]string{
 }
 
 // fetchedLocked answers a get with the value that the engine names.
-func (rs *replicas) fetchedLocked(part *replicaPart, r *request, reply *replica.Reply) answer {
+func (rs *replicas) fetchedLocked(a *answer, part *replicaPart, r *request, reply *replica.Reply) {
 	e, err := wire.ParseReadExt(r.h.Ext)
 	if err != nil {
-		return failed(fmt.Errorf("%w: %w", dramnode.ErrInvalid, err))
+		*a = failed(fmt.Errorf("%w: %w", dramnode.ErrInvalid, err))
+		return
 	}
 	blob := uint64(reply.Value.Blob)
 	v := storage.Value{
 		Info:  storage.Info{Generation: reply.Gen, ValueBytes: int(reply.Value.Bytes), CRC: reply.Value.CRC, Deadline: reply.Deadline},
 		Bytes: part.store.Bytes(blob), Lease: part.store.Lease(blob),
 	}
-	return rs.n.found(r, e, v, rs.now())
+	rs.n.found(a, r, &e, &v, rs.now())
 }
 
 // A rangeJob is a delete of a range of keys in all the partitions that this node is asked for.
@@ -261,9 +263,9 @@ func (j *rangeJob) add(a answer) {
 	switch {
 	case !done:
 	case failure != nil:
-		j.rs.n.reply(j.r, *failure)
+		j.rs.n.reply(j.r, failure)
 	default:
-		j.rs.n.reply(j.r, answer{ext: wire.ReplyExt{Size: j.deleted}, hasExt: true})
+		j.rs.n.reply(j.r, &answer{ext: wire.ReplyExt{Size: j.deleted}, hasExt: true})
 	}
 }
 
@@ -295,7 +297,7 @@ func (rs *replicas) serveRange(r *request) {
 // endRange answers a request and frees its body.
 func (n *Node) endRange(r *request, a answer) {
 	n.drop(r)
-	n.reply(r, a)
+	n.reply(r, &a)
 }
 
 // list makes a page of the committed values. Overdue ones are listed until their delete is committed, like everywhere else.
@@ -392,7 +394,7 @@ func (rs *replicas) deleteRange(r *request, q *wire.ListRequest, set partitionSe
 				if !fenced {
 					epoch = part.engine.Row().Epoch
 				}
-				part.engine.Do(now, replica.Request{
+				part.engine.Do(now, &replica.Request{
 					Kind: wire.KindDeleteRange, Token: part.token, Epoch: epoch, Key: nilIfEmpty(start), End: nilIfEmpty(end), Origin: origin,
 				}, &part.effects)
 			})

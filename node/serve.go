@@ -23,14 +23,22 @@ type request struct {
 	value storage.Reservation // holds body when it was placed
 	from  *transport.Request  // set while the poller waits for us
 	later transport.Responder // set after from was detached
-	until time.Time           // when the sender gives up; zero: never
 
 	sum      transport.Sum // of body, when it was placed and the network could
 	received time.Time     // by the network
 	inside   bool          // from a client in this process, so nothing can have been damaged on the way
 }
 
-// An answer is what a request ends with.
+// until is when the sender gives up; zero: never.
+func (r *request) until() time.Time {
+	if r.h.BudgetMicros == 0 {
+		return time.Time{}
+	}
+	return r.received.Add(time.Duration(r.h.BudgetMicros) * time.Microsecond)
+}
+
+// An answer is what a request ends with. Those of small operations are filled in where they are sent from: to copy one takes as long as
+// to make it.
 type answer struct {
 	status wire.Status
 	flags  uint16
@@ -55,8 +63,10 @@ func failed(err error) answer {
 const maxErrorText = 1024
 
 // reply sends a. The header is built in memory that the network copies before it returns.
-func (n *Node) reply(r *request, a answer) {
-	h := wire.Header{Kind: r.h.Kind, Status: a.status, Flags: wire.FlagReply | a.flags, Epoch: a.epoch, CRC: a.crc, TableVersion: n.version.Load()}
+func (n *Node) reply(r *request, a *answer) {
+	var h wire.Header
+	h.Kind, h.Status, h.Flags = r.h.Kind, a.status, wire.FlagReply|a.flags
+	h.Epoch, h.CRC, h.TableVersion = a.epoch, a.crc, n.version.Load()
 	var ext [wire.ReplyExtBytes]byte
 	if a.hasExt {
 		h.Ext = wire.AppendReplyExt(ext[:0], a.ext)
@@ -69,6 +79,12 @@ func (n *Node) reply(r *request, a answer) {
 	if err := r.later.Respond(wire.AppendHeader(nil, &h), a.body); err != nil {
 		n.cfg.Log.Error().Err(err).Uint8("kind", uint8(r.h.Kind)).Msg("reply not sent")
 	}
+}
+
+// fail sends err.
+func (n *Node) fail(r *request, err error) {
+	a := failed(err)
+	n.reply(r, &a)
 }
 
 // damaged reports whether the body is not the one that its sender summed.
@@ -109,7 +125,7 @@ func (n *Node) Place(r *transport.Request, bytes int) ([]byte, error) {
 		}
 	}
 	if !n.replicas.refuseValue(&req, err) {
-		n.reply(&req, failed(err))
+		n.fail(&req, err)
 	}
 	return nil, transport.ErrRefused
 }
@@ -148,7 +164,7 @@ func (n *Node) parse(req *request, r *transport.Request) (err error) {
 	if req.received.IsZero() {
 		req.received = time.Now()
 	}
-	if req.h, err = wire.ParseHeader(r.Header); err != nil {
+	if err = req.h.Parse(r.Header); err != nil {
 		req.h = wire.Header{Kind: wire.KindInfo}
 		return fmt.Errorf("%w: %w", dramnode.ErrInvalid, err)
 	}
@@ -174,13 +190,10 @@ func (n *Node) Serve(r *transport.Request) {
 	}
 	if err != nil {
 		n.free(&req, r)
-		n.reply(&req, failed(err))
+		n.fail(&req, err)
 		return
 	}
 	req.body, req.sum = r.Body, r.Sum
-	if req.h.BudgetMicros != 0 {
-		req.until = req.received.Add(time.Duration(req.h.BudgetMicros) * time.Microsecond)
-	}
 	switch req.h.Kind {
 	case wire.KindGet, wire.KindPut, wire.KindDelete, wire.KindTouch:
 		n.serveKey(&req)
@@ -230,7 +243,7 @@ func (n *Node) later(r *request, do func(*request)) {
 		})
 	default:
 		n.drop(&kept)
-		n.reply(&kept, failed(fmt.Errorf("%w: %d requests of this kind are under way", dramnode.ErrBusy, cap(n.workers))))
+		n.fail(&kept, fmt.Errorf("%w: %d requests of this kind are under way", dramnode.ErrBusy, cap(n.workers)))
 	}
 }
 
@@ -258,13 +271,13 @@ func (n *Node) drop(req *request) {
 func (n *Node) serveKey(r *request) {
 	if err := dramnode.CheckKey(r.h.Key); err != nil {
 		n.drop(r)
-		n.reply(r, failed(err))
+		n.fail(r, err)
 		return
 	}
 	v := n.view.Load()
 	if v == nil || v.Self == control.None {
 		n.drop(r)
-		n.reply(r, failed(errNoTable))
+		n.fail(r, errNoTable)
 		return
 	}
 	switch d := v.Route(&r.h); d.Action {
@@ -280,5 +293,5 @@ func (n *Node) serveKey(r *request) {
 
 // refuse says who owns the partition as far as we know.
 func (n *Node) refuse(r *request, d router.Decision) {
-	n.reply(r, answer{status: wire.StatusNotOwner, epoch: d.Row.Epoch, body: transport.Body{Bytes: control.AppendRow(nil, d.Row)}})
+	n.reply(r, &answer{status: wire.StatusNotOwner, epoch: d.Row.Epoch, body: transport.Body{Bytes: control.AppendRow(nil, *d.Row)}})
 }

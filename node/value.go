@@ -23,29 +23,30 @@ func ttlOf(now, deadline int64) uint64 {
 	return uint64(max((deadline-now)/int64(time.Millisecond), 1))
 }
 
-// found answers a get with the part of v that it asks for. The lease is the answer's, or ends.
-func (n *Node) found(r *request, e wire.ReadExt, v storage.Value, now int64) answer {
-	a := answer{ext: wire.ReplyExt{Generation: v.Generation, Size: uint64(v.ValueBytes), TTLMillis: ttlOf(now, v.Deadline), Place: placeFor(r, v.Place)}, hasExt: true, crc: v.CRC}
+// found makes a, which is empty, the answer to a get with the part of v that it asks for. The lease is the answer's, or ends.
+func (n *Node) found(a *answer, r *request, e *wire.ReadExt, v *storage.Value, now int64) {
+	a.ext.Generation, a.ext.Size = v.Generation, uint64(v.ValueBytes)
+	a.ext.TTLMillis, a.ext.Place = ttlOf(now, v.Deadline), placeFor(r, v.Place)
+	a.hasExt, a.crc = true, v.CRC
 	if r.h.Flags&wire.FlagIfMatch != 0 && v.Generation != e.IfGeneration || r.h.Flags&wire.FlagIfNotMatch != 0 && v.Generation == e.IfNotGeneration {
 		n.store.Release(v.Lease)
 		a.status = wire.StatusGenerationMismatch
-		return a
+		return
 	}
 	from, to, ok := span(r.h.Flags, e, int64(v.ValueBytes))
 	if !ok {
 		n.store.Release(v.Lease)
 		a.status = wire.StatusOutOfRange
-		return a
+		return
 	}
 	if from == to {
 		n.store.Release(v.Lease)
-		return a
+		return
 	}
 	a.body.Bytes = v.Bytes[from:to]
 	if v.Lease != 0 {
 		a.body.Releaser, a.body.Token = leases{n.store}, uint64(v.Lease)
 	}
-	return a
 }
 
 // room is memory for a short value that the network copies before it takes the next request: behind the
@@ -70,7 +71,7 @@ type reservations struct{ store *storage.Store }
 func (r reservations) Release(token uint64) { r.store.Abort(r.store.Resume(token)) }
 
 // span resolves the byte range of a read against a value of so many bytes: [from, to).
-func span(flags uint16, e wire.ReadExt, bytes int64) (from, to int64, ok bool) {
+func span(flags uint16, e *wire.ReadExt, bytes int64) (from, to int64, ok bool) {
 	if flags&wire.FlagRange == 0 {
 		return 0, bytes, true
 	}

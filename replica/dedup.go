@@ -155,6 +155,9 @@ func (p *Partition) memorise(now int64, o Origin, m memo) {
 }
 
 func (h *history) find(counter uint64) (int, bool) {
+	if n := len(h.memos); n == 0 || h.memos[n-1].counter < counter {
+		return n, false // as most that are looked for: new ones
+	}
 	return slices.BinarySearchFunc(h.memos, counter, func(m memo, c uint64) int {
 		switch {
 		case m.counter < c:

@@ -230,7 +230,7 @@ func (p *Partition) activate(now int64, out *Effects) {
 		}
 		if !w.answered {
 			w.answered = true
-			p.written(w, out)
+			p.written(w.Token, w.gen, out)
 		}
 	}
 	l.window, l.writes, l.orphan = writes, len(writes), nil

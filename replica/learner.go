@@ -122,7 +122,7 @@ func (p *Partition) removeItems(items []Item) {
 		return
 	}
 	for i := range items {
-		if committed, _ := p.store.Get(items[i].Key); committed.Gen == items[i].Version.Gen {
+		if committed := p.store.Committed(items[i].Key); committed.Gen == items[i].Version.Gen {
 			_ = p.store.Apply(items[i].Key, Version{}) // removing needs no memory
 		}
 	}
@@ -202,7 +202,7 @@ func (p *Partition) nextPart(now int64, out *Effects) {
 // the learner did, so what has no value now was deleted.
 func (p *Partition) notHere(items []Item) (gone []Item) {
 	for i := range items {
-		if committed, _ := p.store.Get(items[i].Key); !committed.Alive() {
+		if committed := p.store.Committed(items[i].Key); !committed.Alive() {
 			gone = append(gone, Item{Key: bytes.Clone(items[i].Key), Version: Copy{Gen: items[i].Version.Gen}})
 		}
 	}
@@ -215,7 +215,7 @@ func (p *Partition) sendFills(now int64, m *Message, out *Effects) {
 	f := &p.lead.learner
 	for i := range m.Items {
 		it := &m.Items[i]
-		committed, _ := p.store.Get(it.Key)
+		committed := p.store.Committed(it.Key)
 		if !committed.Alive() || committed.Gen != it.Version.Gen || len(f.filling) >= p.node.Config.PageItems {
 			continue
 		}

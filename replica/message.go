@@ -173,7 +173,9 @@ func (e *Effects) TakeReply(token uint64) *Reply {
 	last := len(e.Replies) - 1
 	for i := range e.Replies {
 		if e.Replies[i].Token == token {
-			e.Replies[i], e.Replies[last] = e.Replies[last], e.Replies[i]
+			if i != last {
+				e.Replies[i], e.Replies[last] = e.Replies[last], e.Replies[i]
+			}
 			e.Replies = e.Replies[:last]
 			return &e.Replies[:last+1][last]
 		}

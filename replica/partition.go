@@ -66,16 +66,16 @@ const (
 
 // A Partition is one replica of one partition. The zero role is none: it holds what it holds and serves nothing.
 type Partition struct {
-	node  *Node
-	store Store
-	row   *Row
-	peers []ID // of Row.Sync, without this node; a peer's bit is its position
+	node   *Node
+	store  Store
+	row    *Row
+	lead   *lead // not nil: this node is the row's primary
+	memory *memory
 
 	floor dramnode.Generation // every version below is resolved here
 	heard bool                // the primary of this epoch is active
 
-	lead    *lead // not nil: this node is the row's primary
-	memory  *memory
+	peers   []ID // of Row.Sync, without this node; a peer's bit is its position
 	stages  []staged
 	staged  uint64 // the primary is done with every stage below
 	queries []query
@@ -385,8 +385,8 @@ func (p *Partition) Tick(now int64, out *Effects) {
 	}
 }
 
-// Do takes a request of a client.
-func (p *Partition) Do(now int64, r Request, out *Effects) {
+// Do takes a request of a client. It keeps nothing of *r itself.
+func (p *Partition) Do(now int64, r *Request, out *Effects) {
 	reply := func(s wire.Status) {
 		p.store.Free(r.Value.Blob)
 		out.Replies = append(out.Replies, Reply{Token: r.Token, Status: s, Epoch: p.row.Epoch})

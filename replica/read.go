@@ -22,7 +22,7 @@ type query struct {
 const maxQueries = 1024
 
 // read serves a get from the committed version, if that is certain here.
-func (p *Partition) read(now int64, r Request, out *Effects) {
+func (p *Partition) read(now int64, r *Request, out *Effects) {
 	committed, pending := p.store.Get(r.Key)
 	if p.lead != nil {
 		p.readLead(now, r, committed, pending, out)
@@ -36,7 +36,7 @@ func (p *Partition) read(now int64, r Request, out *Effects) {
 	p.serve(now, r.Token, committed, out)
 }
 
-func (p *Partition) readLead(now int64, r Request, committed Version, pending Pending, out *Effects) {
+func (p *Partition) readLead(now int64, r *Request, committed Version, pending Pending, out *Effects) {
 	if pending.Gen != 0 && rule.Off(rule.ReadCommitted) {
 		committed = pending.Version
 	}
@@ -49,8 +49,9 @@ func (p *Partition) readLead(now int64, r Request, committed Version, pending Pe
 		return
 	}
 	p.lead.writes++
-	r.Key, r.Origin, r.IfMatch = bytes.Clone(r.Key), Origin{}, false
-	p.enqueue(now, &write{Request: r}, out)
+	w := &write{Request: *r}
+	w.Key, w.Origin, w.IfMatch = bytes.Clone(r.Key), Origin{}, false
+	p.enqueue(now, w, out)
 }
 
 // observed begins a reply about what was met here.
@@ -82,7 +83,7 @@ func (p *Partition) fetched(r *Reply, v Version, current dramnode.Generation) {
 }
 
 // ask begins a query.
-func (p *Partition) ask(now int64, r Request, out *Effects) {
+func (p *Partition) ask(now int64, r *Request, out *Effects) {
 	if len(p.queries) >= maxQueries {
 		p.reject(r.Token, 0, wire.StatusBusy, out)
 		return
@@ -101,7 +102,7 @@ func (p *Partition) onQuery(now int64, m *Message, out *Effects) {
 	if !p.Active() || !p.leased(now) {
 		return
 	}
-	committed, _ := p.store.Get(m.Key)
+	committed := p.store.Committed(m.Key)
 	if committed.expired(now) && !rule.Off(rule.ExpireByDelete) {
 		p.expireKey(now, m.Key, out) // the backup asks again
 		return

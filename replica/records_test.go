@@ -258,7 +258,7 @@ func TestRecordsAreCountedInFull(t *testing.T) {
 		before := heap()
 		for client := range shape.clients {
 			for counter := range shape.records {
-				n.Do(c.now, replica.Request{
+				n.Do(c.now, &replica.Request{
 					Kind: wire.KindDelete, Key: []byte("k"), Epoch: 1, Origin: replica.Origin{Client: client*0x9E3779B97F4A7C15 + 1, Counter: counter + 1, FirstUnacked: 1},
 				}, &n.out)
 				n.out.Reset()

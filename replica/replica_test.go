@@ -151,7 +151,7 @@ func (c *cluster) do(id int, r replica.Request) (token uint64) {
 	c.token++
 	r.Token, r.Epoch = c.token, c.nodes[0].Row().Epoch
 	n := c.nodes[id-1]
-	n.Do(c.now, r, &n.out)
+	n.Do(c.now, &r, &n.out)
 	c.collect(n)
 	return r.Token
 }
@@ -523,7 +523,7 @@ func TestGetDoesNotAllocate(t *testing.T) {
 	c.settle()
 	n, key := c.nodes[1], []byte("k")
 	if allocs := testing.AllocsPerRun(100, func() {
-		n.Do(c.now, replica.Request{Kind: wire.KindGet, Key: key}, &n.out)
+		n.Do(c.now, &replica.Request{Kind: wire.KindGet, Key: key}, &n.out)
 		n.out.Reset()
 	}); allocs != 0 {
 		t.Errorf("a get at a backup allocates %v times", allocs)

@@ -16,13 +16,13 @@ type staged struct {
 // freely and its key is not taken.
 func (p *Partition) startStage(now int64, w *write, out *Effects) {
 	l := p.lead
-	if committed, _ := p.store.Get(w.Key); l.byKey[string(w.Key)] == nil && !committed.expired(now) {
+	if committed := p.store.Committed(w.Key); l.byKey[string(w.Key)] == nil && !committed.expired(now) {
 		current := committed.Gen
 		if !committed.Alive() {
 			current = 0
 		}
-		if p.observes(w, current) {
-			p.observe(now, w, committed, current, out)
+		if p.observes(&w.Request, current) {
+			out.Replies = append(out.Replies, p.observe(now, &w.Request, committed, current))
 			p.drop(w)
 			return
 		}

@@ -43,10 +43,14 @@ type Store interface {
 	// Get returns both versions of key. The committed one may be a tombstone.
 	Get(key []byte) (committed Version, pending Pending)
 
-	// Write makes v the committed version of key, which has no pending one: Prepare and Commit in one, but a delete leaves no tombstone. The
-	// committed value's own blob may not come again. A lent one is copied, perhaps over the committed value, which this step must not send
+	// Committed returns only the committed version.
+	Committed(key []byte) Version
+
+	// Write makes v the committed version of key, which has no pending one: Prepare and Commit in one, but a delete leaves no tombstone. over is
+	// the blob of the committed version, as Committed has told in this step, so that nobody has to look for it again. That
+	// blob may not come again as the one of v. A lent one is copied, perhaps over the committed value, which this step must not send
 	// or answer with. An error, dramnode.ErrNoMemory, changes nothing and leaves the blob.
-	Write(key []byte, v Pending) error
+	Write(key []byte, over Blob, v Pending) error
 
 	// Keep returns what is to be used in place of v's blob: the same, or a copy of one that is lent, which only Write and Free take.
 	// An error, dramnode.ErrNoMemory, changes nothing.

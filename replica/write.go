@@ -84,8 +84,8 @@ func (l *lead) busy(all peerSet) bool {
 }
 
 // write admits a put, delete, touch or delete-range.
-func (p *Partition) write(now int64, r Request, out *Effects) {
-	if p.remembered(now, &r, out) {
+func (p *Partition) write(now int64, r *Request, out *Effects) {
+	if p.remembered(now, r, out) {
 		return
 	}
 	l := p.lead
@@ -102,7 +102,7 @@ func (p *Partition) write(now int64, r Request, out *Effects) {
 		out.Replies[len(out.Replies)-1].NoRecord = true
 		return
 	}
-	if l.writes == 0 && p.Alone() && p.alone(now, &r, out) {
+	if l.writes == 0 && p.Alone() && p.alone(now, r, out) {
 		return
 	}
 	blob, err := p.store.Keep(r.Key, r.Value)
@@ -110,8 +110,8 @@ func (p *Partition) write(now int64, r Request, out *Effects) {
 		p.reject(r.Token, r.Value.Blob, wire.StatusNoMemory, out)
 		return
 	}
-	r.Key, r.Value.Blob = bytes.Clone(r.Key), blob
-	w := &write{Request: r}
+	w := &write{Request: *r}
+	w.Key, w.Value.Blob = bytes.Clone(r.Key), blob
 	l.writes++
 	if r.Origin.Client != 0 {
 		if l.byID == nil {
@@ -163,7 +163,7 @@ func (p *Partition) alone(now int64, r *Request, out *Effects) bool {
 	if r.Kind != wire.KindPut && r.Kind != wire.KindDelete {
 		return false
 	}
-	committed, _ := p.store.Get(r.Key)
+	committed := p.store.Committed(r.Key)
 	if committed.expired(now) {
 		return false // its delete comes first
 	}
@@ -171,24 +171,22 @@ func (p *Partition) alone(now int64, r *Request, out *Effects) bool {
 	if !committed.Alive() {
 		current = dramnode.Absent
 	}
-	w := write{Request: *r}
-	if p.observes(&w, current) {
-		p.observe(now, &w, committed, current, out)
+	if p.observes(r, current) {
+		out.Replies = append(out.Replies, p.observe(now, r, committed, current))
 		return true
 	}
-	w.gen = p.nextGen()
-	v := Pending{Version: Version{Gen: w.gen, Value: w.Value, Deleted: w.Kind == wire.KindDelete}, Origin: w.Origin}
-	if w.TTL != 0 && !v.Deleted {
-		v.Deadline = now + w.TTL
+	v := Pending{Version: Version{Gen: p.nextGen(), Value: r.Value, Deleted: r.Kind == wire.KindDelete}, Origin: r.Origin}
+	if r.TTL != 0 && !v.Deleted {
+		v.Deadline = now + r.TTL
 	}
-	if w.gen == 0 || p.store.Write(w.Key, v) != nil {
-		p.unordered(now, &w, w.gen, out)
+	if v.Gen == 0 || p.store.Write(r.Key, committed.Value.Blob, v) != nil {
+		p.unordered(now, &write{Request: *r}, v.Gen, out)
 		return true
 	}
 	if !rule.Off(rule.DedupLocal) {
-		p.memorise(now, w.Origin, memo{gen: w.gen})
+		p.memorise(now, r.Origin, memo{gen: v.Gen})
 	}
-	p.written(&w, out)
+	p.written(r.Token, v.Gen, out)
 	p.resolve()
 	return true
 }
@@ -257,7 +255,7 @@ func (p *Partition) drop(w *write) {
 
 // order decides on w by the committed version, and reports whether it became pending. Otherwise it was answered.
 func (p *Partition) order(now int64, w *write, out *Effects) bool {
-	committed, _ := p.store.Get(w.Key)
+	committed := p.store.Committed(w.Key)
 	if committed.expired(now) && w.intent == request && !rule.Off(rule.ExpireByDelete) {
 		return p.expireFirst(now, w, out)
 	}
@@ -270,8 +268,10 @@ func (p *Partition) order(now int64, w *write, out *Effects) bool {
 		w.intent == rangePart && (current == 0 || current > w.part.bound):
 		p.partDone(now, w, false, out)
 		return false
-	case w.intent == request && p.observes(w, current):
-		p.observe(now, w, committed, current, out)
+	case w.intent == request && p.observes(&w.Request, current):
+		if r := p.observe(now, &w.Request, committed, current); !w.answered {
+			out.Replies = append(out.Replies, r)
+		}
 		return false
 	}
 	v := Pending{Version: Version{Gen: p.nextGen(), Value: w.Value}, Origin: w.Origin}
@@ -296,9 +296,9 @@ func (p *Partition) order(now int64, w *write, out *Effects) bool {
 	return true
 }
 
-// observes reports whether w changes nothing when the key's generation is current.
-func (p *Partition) observes(w *write, current dramnode.Generation) bool {
-	switch w.Kind {
+// observes reports whether r changes nothing when the key's generation is current.
+func (p *Partition) observes(r *Request, current dramnode.Generation) bool {
+	switch r.Kind {
 	case wire.KindGet:
 		return true
 	case wire.KindDelete, wire.KindTouch:
@@ -306,31 +306,29 @@ func (p *Partition) observes(w *write, current dramnode.Generation) bool {
 			return true
 		}
 	}
-	return w.IfMatch && w.IfGen != current
+	return r.IfMatch && r.IfGen != current
 }
 
-// observe answers w with what it met. The answer is remembered: a late copy of the request must not do what
+// observe returns the answer to r by what it met. It is remembered: a late copy of the request must not do what
 // its client was told is not done.
-func (p *Partition) observe(now int64, w *write, committed Version, current dramnode.Generation, out *Effects) {
-	r := p.observed(w.Token)
-	r.Gen = current
+func (p *Partition) observe(now int64, r *Request, committed Version, current dramnode.Generation) Reply {
+	reply := p.observed(r.Token)
+	reply.Gen = current
 	switch {
-	case w.Kind == wire.KindGet:
-		p.fetched(&r, committed, current)
-	case w.IfMatch && w.IfGen != current && !(w.Kind == wire.KindTouch && current == dramnode.Absent):
-		r.Status = wire.StatusGenerationMismatch
-	case w.Kind == wire.KindTouch:
-		r.Status = wire.StatusNotFound
+	case r.Kind == wire.KindGet:
+		p.fetched(&reply, committed, current)
+	case r.IfMatch && r.IfGen != current && !(r.Kind == wire.KindTouch && current == dramnode.Absent):
+		reply.Status = wire.StatusGenerationMismatch
+	case r.Kind == wire.KindTouch:
+		reply.Status = wire.StatusNotFound
 	}
-	if w.Kind != wire.KindGet && w.Origin.Client != 0 && !rule.Off(rule.DedupObserved) {
-		p.memorise(now, w.Origin, memo{gen: current, status: r.Status, epoch: p.row.Epoch})
+	if r.Kind != wire.KindGet && r.Origin.Client != 0 && !rule.Off(rule.DedupObserved) {
+		p.memorise(now, r.Origin, memo{gen: current, status: reply.Status, epoch: p.row.Epoch})
 	}
-	if w.Kind == wire.KindPut {
-		p.store.Free(w.Value.Blob)
+	if r.Kind == wire.KindPut {
+		p.store.Free(r.Value.Blob)
 	}
-	if !w.answered {
-		out.Replies = append(out.Replies, r)
-	}
+	return reply
 }
 
 // unordered answers a write that found no memory or no generation.
@@ -488,7 +486,7 @@ func (p *Partition) commit(now int64, w *write, out *Effects) {
 		w.part.token = w.Token
 		p.runRange(now, w.part, w.gen, out)
 	case !w.answered:
-		p.written(w, out)
+		p.written(w.Token, w.gen, out)
 	}
 	w.answered = true
 	p.sendCommit(w, p.audience()&w.acked, out)
@@ -500,8 +498,8 @@ func (p *Partition) commit(now int64, w *write, out *Effects) {
 
 // written answers a write that is committed. Alone, a primary that was replaced in the meantime would not know: so the
 // answer rests on the lease, although the write stays.
-func (p *Partition) written(w *write, out *Effects) {
-	r := Reply{Token: w.Token, Gen: w.gen, Epoch: p.row.Epoch}
+func (p *Partition) written(token uint64, gen dramnode.Generation, out *Effects) {
+	r := Reply{Token: token, Gen: gen, Epoch: p.row.Epoch}
 	if p.ackSet() == 0 && !rule.Off(rule.LeaseWhenAlone) {
 		r.Observed, r.Otherwise = true, wire.StatusUnknownOutcome
 	}

@@ -42,7 +42,7 @@ const (
 type Decision struct {
 	Action    Action
 	Partition ring.Partition
-	Row       control.Row
+	Row       *control.Row // of the table: read only
 }
 
 // Partition returns the partition of key.
@@ -55,7 +55,7 @@ func (v *View) Partition(key []byte) ring.Partition { return v.keys.Partition(ke
 // epoch of which its sender does not know whether partitions were lost before it.
 func (v *View) Route(h *wire.Header) Decision {
 	p := v.keys.Partition(h.Key)
-	d := Decision{Partition: p, Row: v.Table.Rows[p]}
+	d := Decision{Partition: p, Row: &v.Table.Rows[p]}
 	switch {
 	case d.Row.Owner == v.Self || h.Kind == wire.KindGet && d.Row.IsBackup(v.Self):
 		d.Action = Serve

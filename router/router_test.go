@@ -65,7 +65,7 @@ func TestRoute(t *testing.T) {
 		v := view(t, c.self)
 		key := keyOf(v, c.owner)
 		d := v.Route(&wire.Header{Kind: wire.KindGet, Flags: c.flags, Key: key})
-		if d.Action != c.want || d.Partition != v.Partition(key) || d.Row != v.Table.Rows[d.Partition] {
+		if d.Action != c.want || d.Partition != v.Partition(key) || d.Row != &v.Table.Rows[d.Partition] {
 			t.Errorf("%+v: %+v, want action %d", c, d, c.want)
 		}
 	}

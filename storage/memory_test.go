@@ -169,7 +169,7 @@ func TestLargeValues(t *testing.T) {
 			t.Fatal(err)
 		}
 		r.Bytes[0], r.Bytes[large-1] = byte(i), byte(i)
-		mustSucceed(t, s.parts[i].Write(key, Version{Info: Info{Generation: 1}, Blob: r.Token()}))
+		mustSucceed(t, s.parts[i].Write(key, 0, Version{Info: Info{Generation: 1}, Blob: r.Token()}))
 	}
 	if _, err := s.parts[3].Reserve(len(key), large, false); !errors.Is(err, dramnode.ErrNoMemory) {
 		t.Errorf("a fourth large value: %v", err)
@@ -187,7 +187,7 @@ func TestLargeValues(t *testing.T) {
 	s.drop(1)
 	scratch, err := s.ReserveScratch(large + 4096)
 	mustSucceed(t, err)
-	if err := s.parts[1].Write(key, Version{Info: Info{Generation: 2}, Blob: scratch.Token()}); !errors.Is(err, dramnode.ErrInvalid) {
+	if err := s.parts[1].Write(key, 0, Version{Info: Info{Generation: 2}, Blob: scratch.Token()}); !errors.Is(err, dramnode.ErrInvalid) {
 		t.Errorf("a write of scratch: %v", err)
 	}
 	s.Abort(scratch)

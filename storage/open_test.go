@@ -57,14 +57,14 @@ func (o *opened) put(p uint16, key, value []byte, like Info) error {
 	defer pt.mu.Unlock()
 	defer pt.Settle()
 	if len(value) <= lendMax {
-		return pt.Write(key, Version{Info: pt.next(like), Blob: pt.Lend(value)})
+		return pt.Write(key, 0, Version{Info: pt.next(like), Blob: pt.Lend(value)})
 	}
 	r, err := pt.Reserve(len(key), len(value), false)
 	if err != nil {
 		return err
 	}
 	copy(r.Bytes, value)
-	if err = pt.Write(key, Version{Info: pt.next(like), Blob: r.Token()}); err != nil {
+	if err = pt.Write(key, 0, Version{Info: pt.next(like), Blob: r.Token()}); err != nil {
 		pt.Free(r.Token())
 	}
 	return err
@@ -94,7 +94,7 @@ func (o *opened) del(p uint16, key []byte) error {
 	pt.mu.Lock()
 	defer pt.mu.Unlock()
 	defer pt.Settle()
-	return pt.Write(key, Version{Info: pt.next(Info{}), Deleted: true})
+	return pt.Write(key, 0, Version{Info: pt.next(Info{}), Deleted: true})
 }
 
 // bury stages and commits a delete, which leaves a tombstone.
@@ -150,7 +150,8 @@ func (o *opened) getInto(dst []byte, p uint16, key []byte, now int64) (Value, bo
 }
 
 func read(v *Versions, dst, key []byte, now int64) (value Value, found Finding, staged bool) {
-	return v.Read(dst, key, now)
+	found, staged = v.Read(&value, dst, key, now)
+	return value, found, staged
 }
 
 func check(tb testing.TB, s interface{ Check() error }) {

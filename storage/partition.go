@@ -11,7 +11,7 @@ type partition struct {
 	oldest, newest handle // of the tombstones
 	opened         bool   // by Versions
 	evictable      bool
-	pins           []handle // what Get has told of since the last Settle, where entries may be evicted
+	pins           []handle // what Get and Committed have told of since the last Settle, where entries may be evicted
 }
 
 // count adds an entry with this record, or with sign -1 takes it away.

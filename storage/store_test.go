@@ -112,7 +112,7 @@ func TestReservations(t *testing.T) {
 		if st := s.Stats(); st.ReservedBytes != int64(n) || len(again.Bytes) != n {
 			t.Errorf("%d bytes are reserved, %d resumed, want %d", st.ReservedBytes, len(again.Bytes), n)
 		}
-		mustSucceed(t, pt.Write([]byte("k"), Version{Info: Info{Generation: dramnode.Generation(i + 1)}, Blob: again.Token()}))
+		mustSucceed(t, pt.Write([]byte("k"), 0, Version{Info: Info{Generation: dramnode.Generation(i + 1)}, Blob: again.Token()}))
 		pt.Settle()
 		if got := mustGet(t, s, 0, "k", 0); got != string(want) {
 			t.Errorf("a reserved value of %d bytes is another one", n)
@@ -128,7 +128,7 @@ func TestAbortOfAVersionPanics(t *testing.T) {
 	s := open(t, 1<<20)
 	r, err := s.parts[0].Reserve(1, 100, false)
 	mustSucceed(t, err)
-	mustSucceed(t, s.parts[0].Write([]byte("k"), Version{Info: Info{Generation: 1}, Blob: r.Token()}))
+	mustSucceed(t, s.parts[0].Write([]byte("k"), 0, Version{Info: Info{Generation: 1}, Blob: r.Token()}))
 	for _, what := range []string{"written", "deleted"} {
 		func() {
 			defer func() {
@@ -219,7 +219,7 @@ func TestBadArguments(t *testing.T) {
 			t.Errorf("%s: %v, want ErrInvalid", name, err)
 		}
 	}
-	if err := s.parts[0].Write([]byte("k"), Version{Info: Info{Generation: 1}, Blob: s.parts[0].Lend(make([]byte, 1<<20+1))}); !errors.Is(err, dramnode.ErrTooLarge) {
+	if err := s.parts[0].Write([]byte("k"), 0, Version{Info: Info{Generation: 1}, Blob: s.parts[0].Lend(make([]byte, 1<<20+1))}); !errors.Is(err, dramnode.ErrTooLarge) {
 		t.Errorf("a long value: %v", err)
 	}
 	if err := s.put(0, make([]byte, dramnode.MaxKeyBytes), nil, Info{}); err != nil {

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/dramnode/dramnode"
+	"github.com/dramnode/dramnode/internal/invariant"
 )
 
 // Versions is one partition: per key a committed version, which may be a tombstone, and
@@ -14,7 +15,7 @@ import (
 // commit to the last lease. Store.List sees the committed values.
 //
 // It is written by one goroutine at a time. Eviction leaves it alone unless it is evictable.
-// What a method drops can be read until Settle, and what Get told of is not evicted before.
+// What a method drops can be read until Settle, and what Get or Committed told of is not evicted before.
 //
 // A staged version is a note in the arena: a record that is never live, with the staged generation and deadline, and in
 // place of a value the words below. It stands in the order, and among the deadlines, for what the commit will put there, so that
@@ -183,11 +184,26 @@ func (v *Versions) Get(key []byte) (committed Version, staged Staged) {
 	id := v.store.identify(v.partition, key)
 	v.shard.mu.Lock()
 	defer v.shard.mu.Unlock()
-	rec := v.shard.index.find(&id)
+	return v.versionLocked(v.committedLocked(&id)), v.stagedLocked(v.findStagedLocked(&id))
+}
+
+// Committed returns only the committed version.
+func (v *Versions) Committed(key []byte) Version {
+	id := v.store.identify(v.partition, key)
+	v.shard.mu.Lock()
+	rec := v.committedLocked(&id)
+	committed := v.versionLocked(rec)
+	v.shard.mu.Unlock()
+	return committed
+}
+
+// committedLocked finds the committed record of a key, for somebody who is told of it.
+func (v *Versions) committedLocked(id *identity) handle {
+	rec := v.shard.index.find(id)
 	if pt := &v.store.partitions[v.partition]; pt.evictable && rec != none {
 		pt.pins = append(pt.pins, rec)
 	}
-	return v.versionLocked(rec), v.stagedLocked(v.findStagedLocked(&id))
+	return rec
 }
 
 // A Finding says what Read met.
@@ -199,30 +215,34 @@ const (
 	Overdue                // one whose deadline has passed
 )
 
-// Read returns the committed value of key with a lease on it, or copied to dst, without a lease, if that is long enough; and reports
-// whether another version is staged.
-func (v *Versions) Read(dst, key []byte, now int64) (value Value, found Finding, staged bool) {
-	s := v.store
-	id := s.identify(v.partition, key)
+// Read makes value, which is empty, the committed one of key with a lease on it, or copied to dst, without a lease, if that is long
+// enough; and reports whether another version is staged.
+func (v *Versions) Read(value *Value, dst, key []byte, now int64) (found Finding, staged bool) {
+	id := v.store.identify(v.partition, key)
 	v.shard.mu.Lock()
-	defer v.shard.mu.Unlock()
 	staged = v.findStagedLocked(&id) != none
-	rec := v.shard.index.find(&id)
+	found = v.readLocked(value, dst, v.shard.index.find(&id), now)
+	v.shard.mu.Unlock()
+	return found, staged
+}
+
+func (v *Versions) readLocked(value *Value, dst []byte, rec handle, now int64) Finding {
+	m := v.store.mem
 	switch {
-	case !s.mem.alive(rec, 0):
-		return Value{}, Missing, staged
-	case !s.mem.alive(rec, now):
-		return Value{}, Overdue, staged
+	case rec == none || !m.live(rec):
+		return Missing
+	case now >= m.expiry(rec):
+		return Overdue
 	}
 	v.shard.queues.hit(rec)
-	value.Info, value.Place = s.mem.info(rec), uint64(rec)
-	stored := s.mem.value(rec)
+	value.Info, value.Place = m.info(rec), uint64(rec)
+	stored := m.value(rec)
 	if len(stored) <= len(dst) {
 		value.Bytes = dst[:copy(dst, stored)]
-		return value, Found, staged
+		return Found
 	}
-	value.Bytes, value.Lease = stored, s.leaseLocked(v.shard, rec)
-	return value, Found, staged
+	value.Bytes, value.Lease = stored, v.store.leaseLocked(v.shard, rec)
+	return Found
 }
 
 func (v *Versions) versionLocked(rec handle) Version {
@@ -552,21 +572,28 @@ func (v *Versions) applyLocked(id *identity, version *Version, old, note handle)
 }
 
 // Write is Stage and Commit in one, for a key without a staged version; a delete leaves no tombstone. A value that is lent is copied, over the
-// committed one if that is as long and not leased. After an error nothing has changed.
-func (v *Versions) Write(key []byte, version Version) error {
+// committed one if that is as long and not leased. over is the committed version's blob, as Get or Committed has told since the last Settle, or 0:
+// then it is looked for. After an error nothing has changed.
+func (v *Versions) Write(key []byte, over uint64, version Version) error {
 	id := v.store.identify(v.partition, key)
 	for tries := 0; ; tries++ {
-		err := v.write(&id, &version)
+		err := v.write(&id, handle(over), &version)
 		if !v.store.again(tries, err, v.store.mem.sizeOf(len(key), max(noteBytes, len(v.lent)))) {
 			return err
 		}
 	}
 }
 
-func (v *Versions) write(id *identity, to *Version) error {
+func (v *Versions) write(id *identity, old handle, to *Version) error {
 	v.shard.mu.Lock()
 	defer v.shard.mu.Unlock()
-	old := v.shard.index.find(id)
+	if old == none || invariant.Enabled {
+		rec := v.shard.index.find(id)
+		if old != none && old != rec {
+			panic("storage: a key is written over a record that is not its own") // without the key, which would escape
+		}
+		old = rec
+	}
 	switch {
 	case v.findStagedLocked(id) != none:
 		return fmt.Errorf("storage: %w: a write at once under a key with a staged version", dramnode.ErrInvalid)

@@ -189,7 +189,7 @@ func TestVersionsDoNotAllocate(t *testing.T) {
 	value := make([]byte, 64)
 	if n := testing.AllocsPerRun(1000, func() {
 		g++
-		_ = v.Write(key, Version{Info: Info{Generation: g}, Blob: v.Lend(value)})
+		_ = v.Write(key, v.Committed(key).Blob, Version{Info: Info{Generation: g}, Blob: v.Lend(value)})
 		v.Settle()
 	}); n != 0 {
 		t.Errorf("a write at once allocates %v times", n)
@@ -206,7 +206,7 @@ func TestEvictionWaitsForTheStep(t *testing.T) {
 	key, value := []byte("k"), bytes.Repeat([]byte("v"), 1000)
 	write := func(v *Versions, key []byte, g dramnode.Generation) {
 		t.Helper()
-		mustSucceed(t, v.Write(key, Version{Info: Info{Generation: g}, Blob: v.Lend(value)}))
+		mustSucceed(t, v.Write(key, 0, Version{Info: Info{Generation: g}, Blob: v.Lend(value)}))
 	}
 	crowd := func() {
 		for i := range 5000 { // far more than fits
@@ -239,7 +239,7 @@ func TestWriteInPlace(t *testing.T) {
 	key := []byte("key")
 	write := func(g dramnode.Generation, value string) uint64 {
 		t.Helper()
-		mustSucceed(t, v.Write(key, Version{Info: Info{Generation: g, Deadline: int64(g)}, Blob: v.Lend([]byte(value))}))
+		mustSucceed(t, v.Write(key, v.Committed(key).Blob, Version{Info: Info{Generation: g, Deadline: int64(g)}, Blob: v.Lend([]byte(value))}))
 		v.Settle()
 		got, _ := v.Get(key)
 		if got.Generation != g || string(v.Bytes(got.Blob)) != value || got.Deadline != int64(g) {
@@ -259,11 +259,11 @@ func TestWriteInPlace(t *testing.T) {
 	s.Release(l)
 	write(4, "longer")
 	mustSucceed(t, v.Stage(key, staged(5, 0)))
-	if err := v.Write(key, Version{Info: Info{Generation: 6}, Blob: v.Lend([]byte("x"))}); !errors.Is(err, dramnode.ErrInvalid) {
+	if err := v.Write(key, 0, Version{Info: Info{Generation: 6}, Blob: v.Lend([]byte("x"))}); !errors.Is(err, dramnode.ErrInvalid) {
 		t.Errorf("a write under a staged version: %v", err)
 	}
 	v.Commit(key)
-	mustSucceed(t, v.Write(key, Version{Info: Info{Generation: 7}, Deleted: true}))
+	mustSucceed(t, v.Write(key, 0, Version{Info: Info{Generation: 7}, Deleted: true}))
 	v.Settle()
 	if st := v.Stats(); st != (VersionsStats{}) || s.Stats().Reservations != 0 {
 		t.Errorf("after the delete there are %+v", st)

@@ -129,7 +129,7 @@ func (p *poller) startPiece(o *outgoing, n int) {
 		t.head = p.buffer(smallBufferBytes)
 		ep.queued += t.head.cap
 		f := wire.Frame{ID: o.id, Kind: o.kind, Flags: wire.FrameSeparate | wire.FramePiece, BodyBytes: len(o.at) - o.sent}
-		p.fillSeparate(t.head, ep, f)
+		p.fillSeparate(t.head, ep, &f)
 	}
 	p.stats.PiecesSent++
 	o.sent += n

@@ -43,7 +43,7 @@ func (p *poller) testBody(ep *endpoint, id uint64, n int, r transport.Releaser) 
 	o.id, o.kind, o.at, o.head = id, wire.FrameReply, make([]byte, n), p.buffer(smallBufferBytes)
 	o.body = transport.Body{Bytes: o.at, Releaser: r}
 	ep.queued += o.head.cap
-	p.fillSeparate(o.head, ep, wire.Frame{ID: id, Kind: o.kind, Flags: wire.FrameSeparate, BodyBytes: n})
+	p.fillSeparate(o.head, ep, &wire.Frame{ID: id, Kind: o.kind, Flags: wire.FrameSeparate, BodyBytes: n})
 	ep.bulk.push(o)
 	return o
 }

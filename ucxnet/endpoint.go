@@ -183,7 +183,7 @@ func (p *poller) onHello(ep *endpoint, b []byte) error {
 }
 
 func (p *poller) introduce(ep *endpoint, i intro) {
-	p.appendFrame(ep, wire.Frame{Kind: wire.FrameIntro, Header: appendIntro(nil, i)})
+	p.appendFrame(ep, &wire.Frame{Kind: wire.FrameIntro, Header: appendIntro(nil, i)})
 }
 
 // answerIntro introduces us to a peer that has introduced itself.
@@ -242,7 +242,7 @@ func (p *poller) checkEndpoint(ep *endpoint) {
 			p.closeEndpoint(ep, "stuck", errStuck)
 		} else if p.now >= p.pingDue(ep)-nanos(t.Heartbeat)/pingTogether {
 			ep.pinged = p.now
-			p.appendFrame(ep, wire.Frame{Kind: wire.FramePing, ID: uint64(p.now)})
+			p.appendFrame(ep, &wire.Frame{Kind: wire.FramePing, ID: uint64(p.now)})
 		}
 	case epRefusing:
 		if p.now-ep.since > refusedLinger {

@@ -367,7 +367,7 @@ func TestProtocolViolations(t *testing.T) {
 	message := func(frames ...wire.Frame) []byte {
 		b := wire.AppendMessage(nil, clusterHash("default"))
 		for _, f := range frames {
-			b = wire.AppendFrame(b, f)
+			b = wire.AppendFrame(b, &f)
 		}
 		wire.SealMessage(b, len(frames))
 		return b

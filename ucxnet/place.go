@@ -70,7 +70,7 @@ func (p *poller) placeRequest(ep *endpoint, e *C.dn_event, f wire.Frame) {
 	if region == nil || len(at) < f.BodyBytes {
 		p.stats.Refused++
 		if !answered {
-			p.appendFrame(ep, wire.Frame{Kind: wire.FrameRefused, ID: f.ID})
+			p.appendFrame(ep, &wire.Frame{Kind: wire.FrameRefused, ID: f.ID})
 		}
 		return
 	}

@@ -65,22 +65,23 @@ func (p *poller) onContent(ep *endpoint, e *C.dn_event) error {
 	if err != nil {
 		return err
 	}
+	var f wire.Frame
 	for ep.state < epRefusing {
-		f, ok, err := m.Next()
+		ok, err := m.Next(&f)
 		if err != nil {
 			return err
 		}
 		if !ok {
 			return nil
 		}
-		if err := p.onFrame(ep, f); err != nil {
+		if err := p.onFrame(ep, &f); err != nil {
 			return err
 		}
 	}
 	return nil // closed by what one of its frames caused
 }
 
-func (p *poller) onFrame(ep *endpoint, f wire.Frame) error {
+func (p *poller) onFrame(ep *endpoint, f *wire.Frame) error {
 	p.stats.FramesIn++
 	if ep.state == epIntroducing && f.Kind == wire.FrameIntro {
 		return p.onIntro(ep, f.Header)
@@ -98,7 +99,7 @@ func (p *poller) onFrame(ep *endpoint, f wire.Frame) error {
 			p.complete(s, nil, nil, fmt.Errorf("%w: link to %s: the peer refuses the request", dramnode.ErrUnavailable, s.link.addr))
 		}
 	case wire.FramePing:
-		p.appendFrame(ep, wire.Frame{Kind: wire.FramePong, ID: f.ID})
+		p.appendFrame(ep, &wire.Frame{Kind: wire.FramePong, ID: f.ID})
 	case wire.FramePong:
 		if ep.link != nil {
 			ep.link.roundTrip.Store(int64(max(0, min(p.clock()-nanos(f.ID), never))))
@@ -119,7 +120,7 @@ func (p *poller) replyTo(ep *endpoint, id uint64) *pending {
 	return s
 }
 
-func (p *poller) onReply(ep *endpoint, f wire.Frame) {
+func (p *poller) onReply(ep *endpoint, f *wire.Frame) {
 	if s := p.replyTo(ep, f.ID); s != nil {
 		p.complete(s, f.Header, f.Body, nil)
 	}
@@ -131,14 +132,15 @@ func (p *poller) onSeparate(ep *endpoint, e *C.dn_event) error {
 	if err != nil {
 		return err
 	}
-	f, ok, err := m.Next()
+	var f wire.Frame
+	ok, err := m.Next(&f)
 	if err != nil {
 		return err
 	}
 	if !ok || ep.state != epOpen || f.Kind != wire.FrameRequest && f.Kind != wire.FrameReply {
 		return fmt.Errorf("%w: frame of kind %d with a separate body", errProtocol, f.Kind)
 	}
-	if _, _, err := m.Next(); err != nil { // nothing may follow the one frame
+	if _, err := m.Next(new(wire.Frame)); err != nil { // nothing may follow the one frame
 		return err
 	}
 	p.stats.FramesIn++
@@ -155,7 +157,7 @@ func (p *poller) onSeparate(ep *endpoint, e *C.dn_event) error {
 		p.placeReply(ep, e, f)
 	case f.Kind == wire.FrameReply:
 		f.Body = cBytes(e.data, int(e.len))
-		p.onReply(ep, f)
+		p.onReply(ep, &f)
 	case rendezvous:
 		p.placeRequest(ep, e, f)
 	case f.BodyBytes > p.n.limits.MaxBodyBytes:
@@ -190,7 +192,7 @@ func (p *poller) request(ep *endpoint, header, body []byte) *transport.Request {
 
 func (p *poller) refuse(ep *endpoint, id uint64) {
 	p.stats.Refused++
-	p.appendFrame(ep, wire.Frame{Kind: wire.FrameRefused, ID: id})
+	p.appendFrame(ep, &wire.Frame{Kind: wire.FrameRefused, ID: id})
 }
 
 func (p *poller) serve(ep *endpoint, id uint64, header, body []byte) {

@@ -60,7 +60,7 @@ func (p *poller) reply(ep *endpoint, id uint64, header []byte, body transport.Bo
 		body.Release()
 		return
 	}
-	if p.sendFrame(ep, wire.Frame{ID: id, Kind: wire.FrameReply, Header: header}, body) != nil {
+	if p.sendFrame(ep, &wire.Frame{ID: id, Kind: wire.FrameReply, Header: header}, body) != nil {
 		p.pumpBulk(ep)
 		if ep.bulk.len() > p.n.limits.QueuedBulk {
 			p.closeEndpoint(ep, "slow reader", errSlow)

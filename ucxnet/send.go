@@ -88,7 +88,7 @@ func (p *poller) freeBuffers() {
 
 // appendFrame adds f, with its body inline, to ep's open message. There is no way for it to fail: the
 // frame fits an empty message.
-func (p *poller) appendFrame(ep *endpoint, f wire.Frame) {
+func (p *poller) appendFrame(ep *endpoint, f *wire.Frame) {
 	need := wire.FrameBytes(len(f.Header), len(f.Body))
 	if ep.batch != nil && (len(ep.batch.used)+need > batchBytes(ep.batch) || p.enough(ep)) {
 		p.sealBatch(ep)
@@ -152,16 +152,17 @@ func (p *poller) submitMessage(ep *endpoint, b *buffer, am C.uint16_t) {
 
 // sendRequest sends a call's request by its endpoint.
 func (p *poller) sendRequest(s *pending) {
-	f := wire.Frame{ID: s.id, Kind: wire.FrameRequest, Header: s.header}
-	if o := p.sendFrame(s.ep, f, s.call.Body); o != nil {
+	var f wire.Frame
+	f.ID, f.Kind, f.Header = s.id, wire.FrameRequest, s.header
+	if o := p.sendFrame(s.ep, &f, s.call.Body); o != nil {
 		o.call, s.queued = s, o
 		p.pumpBulk(s.ep)
 	}
 }
 
-// sendFrame sends f with the body, whose bytes were checked. What does not go inline is queued and
+// sendFrame sends f with the body, whose bytes were checked and which it notes in f. What does not go inline is queued and
 // returned; the caller pumps.
-func (p *poller) sendFrame(ep *endpoint, f wire.Frame, body transport.Body) *outgoing {
+func (p *poller) sendFrame(ep *endpoint, f *wire.Frame, body transport.Body) *outgoing {
 	n := len(body.Bytes)
 	if n <= ep.rail.inline && (n <= inlineBytes || ep.queued < copiedBytes) {
 		f.Body = body.Bytes
@@ -190,7 +191,7 @@ func (p *poller) sendFrame(ep *endpoint, f wire.Frame, body transport.Body) *out
 }
 
 // fillSeparate makes b the message of f, whose body is separate.
-func (p *poller) fillSeparate(b *buffer, ep *endpoint, f wire.Frame) {
+func (p *poller) fillSeparate(b *buffer, ep *endpoint, f *wire.Frame) {
 	b.used = wire.AppendFrame(wire.AppendMessage(b.used, ep.handshake.mine.cluster), f)
 	wire.SealMessage(b.used, 1)
 }

@@ -93,7 +93,7 @@ func AppendMessage(dst []byte, cluster uint64) []byte {
 }
 
 // AppendFrame appends f. With FrameSeparate only BodyBytes is written, else Body.
-func AppendFrame(dst []byte, f Frame) []byte {
+func AppendFrame(dst []byte, f *Frame) []byte {
 	bodyBytes := len(f.Body)
 	if f.Flags&FrameSeparate != 0 {
 		bodyBytes = f.BodyBytes
@@ -162,51 +162,49 @@ func ReadMessage(message []byte, cluster uint64, separateBytes int) (MessageRead
 	return MessageReader{rest: message[MessageHeaderBytes:], left: count, separate: separateBytes}, nil
 }
 
-// Next returns the next frame; its slices point into the message. ok is false after the last frame.
-func (r *MessageReader) Next() (f Frame, ok bool, err error) {
+// Next makes f the next frame; its slices point into the message. ok is false after the last frame. Without a frame, f is anything.
+func (r *MessageReader) Next(f *Frame) (ok bool, err error) {
 	if r.left == 0 {
 		if len(r.rest) != 0 {
-			return Frame{}, false, malformed("%d bytes after the last frame", len(r.rest))
+			return false, malformed("%d bytes after the last frame", len(r.rest))
 		}
-		return Frame{}, false, nil
+		return false, nil
 	}
 	b := r.rest
 	if len(b) < FrameHeaderBytes {
-		return Frame{}, false, malformed("frame header of %d bytes", len(b))
+		return false, malformed("frame header of %d bytes", len(b))
 	}
-	f = Frame{
-		ID:        binary.LittleEndian.Uint64(b),
-		Kind:      FrameKind(b[8]),
-		Flags:     b[9],
-		BodyBytes: int(binary.LittleEndian.Uint32(b[12:])),
-	}
+	f.ID = binary.LittleEndian.Uint64(b)
+	f.Kind, f.Flags = FrameKind(b[8]), b[9]
+	f.BodyBytes = int(binary.LittleEndian.Uint32(b[12:]))
 	if f.Kind < FrameRequest || f.Kind > FrameIntro {
-		return Frame{}, false, malformed("frame kind %d", f.Kind)
+		return false, malformed("frame kind %d", f.Kind)
 	}
 	if f.Flags&^(FrameSeparate|FramePiece) != 0 || f.Flags == FramePiece {
-		return Frame{}, false, malformed("frame flags %#x", f.Flags)
+		return false, malformed("frame flags %#x", f.Flags)
 	}
 	headerBytes, inline := int(binary.LittleEndian.Uint16(b[10:])), f.BodyBytes
 	if separate := f.Flags&FrameSeparate != 0; separate != (r.separate >= 0) || separate && f.BodyBytes < r.separate {
-		return Frame{}, false, malformed("frame announces %d separate=%v body bytes, the message carries %d", f.BodyBytes, separate, r.separate)
+		return false, malformed("frame announces %d separate=%v body bytes, the message carries %d", f.BodyBytes, separate, r.separate)
 	} else if separate {
 		inline = 0
 	}
 	if inline < 0 || inline > len(b) { // where int has 32 bits, their sum could wrap
-		return Frame{}, false, malformed("frame with %d body bytes in %d", uint32(inline), len(b))
+		return false, malformed("frame with %d body bytes in %d", uint32(inline), len(b))
 	}
 	size := FrameBytes(headerBytes, inline)
 	if size > len(b) {
-		return Frame{}, false, malformed("frame of %d bytes in %d", size, len(b))
+		return false, malformed("frame of %d bytes in %d", size, len(b))
 	}
 	end := FrameHeaderBytes + headerBytes + inline
 	if !allZero(b[end:size]) {
-		return Frame{}, false, malformed("padding is not zero")
+		return false, malformed("padding is not zero")
 	}
 	f.Header = b[FrameHeaderBytes : FrameHeaderBytes+headerBytes : FrameHeaderBytes+headerBytes]
+	f.Body = nil
 	if f.Flags&FrameSeparate == 0 {
 		f.Body = b[FrameHeaderBytes+headerBytes : end : end]
 	}
 	r.rest, r.left = b[size:], r.left-1
-	return f, true, nil
+	return true, nil
 }

@@ -162,39 +162,42 @@ func MarkReply(b []byte) {
 
 // ParseHeader parses what AppendHeader wrote. Ext and Key point into b.
 func ParseHeader(b []byte) (h Header, err error) {
+	err = h.Parse(b)
+	return h, err
+}
+
+// Parse is ParseHeader in place: to copy a header takes longer than to parse it. After an error h is anything.
+func (h *Header) Parse(b []byte) error {
 	if len(b) < HeaderBytes {
-		return h, malformed("header of %d bytes, want at least %d", len(b), HeaderBytes)
+		return malformed("header of %d bytes, want at least %d", len(b), HeaderBytes)
 	}
-	h = Header{
-		Kind:         Kind(b[0]),
-		Status:       Status(b[1]),
-		Flags:        binary.LittleEndian.Uint16(b[2:]),
-		Space:        binary.LittleEndian.Uint16(b[4:]),
-		Epoch:        binary.LittleEndian.Uint32(b[8:]),
-		BudgetMicros: binary.LittleEndian.Uint32(b[12:]),
-		TableVersion: binary.LittleEndian.Uint64(b[16:]),
-		CRC:          binary.LittleEndian.Uint32(b[28:]),
-	}
+	h.Kind, h.Status = Kind(b[0]), Status(b[1])
+	h.Flags = binary.LittleEndian.Uint16(b[2:])
+	h.Space = binary.LittleEndian.Uint16(b[4:])
+	h.Epoch = binary.LittleEndian.Uint32(b[8:])
+	h.BudgetMicros = binary.LittleEndian.Uint32(b[12:])
+	h.TableVersion = binary.LittleEndian.Uint64(b[16:])
+	h.CRC = binary.LittleEndian.Uint32(b[28:])
 	keyBytes, extBytes := int(binary.LittleEndian.Uint16(b[6:])), int(binary.LittleEndian.Uint16(b[24:]))
 	switch {
 	case !h.Kind.valid():
-		return h, malformed("operation kind %d", b[0])
+		return malformed("operation kind %d", b[0])
 	case h.Status >= statusEnd:
-		return h, malformed("status %d", b[1])
+		return malformed("status %d", b[1])
 	case h.Flags >= flagsEnd:
-		return h, malformed("flags %#x", h.Flags)
+		return malformed("flags %#x", h.Flags)
 	case h.Flags&FlagReply == 0 && h.Status != StatusOK:
-		return h, malformed("a request with status %d", h.Status)
+		return malformed("a request with status %d", h.Status)
 	case h.Space != 0:
-		return h, malformed("space %d, only 0 exists", h.Space)
+		return malformed("space %d, only 0 exists", h.Space)
 	case b[26] != 0 || b[27] != 0:
-		return h, malformed("reserved bytes of the header are not zero")
+		return malformed("reserved bytes of the header are not zero")
 	case len(b) != HeaderBytes+extBytes+keyBytes:
-		return h, malformed("header of %d bytes with %d of extension and %d of key", len(b), extBytes, keyBytes)
+		return malformed("header of %d bytes with %d of extension and %d of key", len(b), extBytes, keyBytes)
 	}
 	split := HeaderBytes + extBytes
 	h.Ext, h.Key = b[HeaderBytes:split:split], b[split:len(b):len(b)]
-	return h, nil
+	return nil
 }
 
 func (k Kind) valid() bool {

@@ -83,7 +83,7 @@ func sampleOps(kind Kind) (request, reply []byte) {
 func message(frames ...Frame) []byte {
 	m := AppendMessage(nil, testCluster)
 	for _, f := range frames {
-		m = AppendFrame(m, f)
+		m = AppendFrame(m, &f)
 	}
 	SealMessage(m, len(frames))
 	return m
@@ -97,7 +97,8 @@ func readAll(m []byte, separateBytes int) ([]Frame, error) {
 	}
 	var frames []Frame
 	for {
-		f, ok, err := r.Next()
+		var f Frame
+		ok, err := r.Next(&f)
 		if err != nil || !ok {
 			return frames, err
 		}
@@ -518,13 +519,14 @@ func TestNoAllocations(t *testing.T) {
 			_, err = ParseReplyExt(buf)
 		},
 		"AppendFrame": func() {
-			buf = AppendFrame(AppendMessage(buf[:0], testCluster), frame)
+			buf = AppendFrame(AppendMessage(buf[:0], testCluster), &frame)
 			SealMessage(buf, 1)
 		},
 		"ReadMessage": func() {
+			var f Frame
 			r, _ := ReadMessage(m, testCluster, -1)
 			for ok := true; ok; {
-				_, ok, err = r.Next()
+				ok, err = r.Next(&f)
 			}
 		},
 		"ListRequest": func() {

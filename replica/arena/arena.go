@@ -45,9 +45,15 @@ func (s Store) Get(key []byte) (replica.Version, replica.Pending) {
 	return version(&committed), pending(&staged)
 }
 
+// Committed implements replica.Store.
+func (s Store) Committed(key []byte) replica.Version {
+	committed := s.Versions.Committed(key)
+	return version(&committed)
+}
+
 // Write implements replica.Store.
-func (s Store) Write(key []byte, v replica.Pending) error {
-	return s.Versions.Write(key, stored(&v.Version))
+func (s Store) Write(key []byte, over replica.Blob, v replica.Pending) error {
+	return s.Versions.Write(key, uint64(over), stored(&v.Version))
 }
 
 // Keep implements replica.Store.

@@ -72,7 +72,7 @@ func (p *primary) do(k uint32, r replica.Request) replica.Reply {
 // doTo has the engine execute r, and checks that generations rise.
 func (p *primary) doTo(key []byte, r replica.Request) replica.Reply {
 	r.Epoch, r.Key = 1, key
-	p.engine.Do(1, r, &p.out)
+	p.engine.Do(1, &r, &p.out)
 	if len(p.out.Replies) != 1 {
 		p.t.Errorf("%d replies to one request", len(p.out.Replies))
 		return replica.Reply{}
@@ -105,7 +105,8 @@ func (p *primary) lend(value []byte) replica.Request {
 
 // get reads into dst as nodes do, and checks the value.
 func (p *primary) get(s *storage.Store, dst []byte, k uint32) bool {
-	v, found, _ := p.store.Read(dst, binary.LittleEndian.AppendUint32(nil, k), 1)
+	var v storage.Value
+	found, _ := p.store.Read(&v, dst, binary.LittleEndian.AppendUint32(nil, k), 1)
 	if found == storage.Found && crc32.ChecksumIEEE(v.Bytes) != v.CRC {
 		p.t.Error("a value is torn")
 	}

@@ -81,7 +81,7 @@ func (s *Store) Tombstones() (n int) {
 }
 
 // Write implements replica.Store.
-func (s *Store) Write(key []byte, v replica.Pending) error {
+func (s *Store) Write(key []byte, _ replica.Blob, v replica.Pending) error {
 	if v.Deleted {
 		return s.Apply(key, replica.Version{})
 	}
@@ -168,6 +168,12 @@ func (s *Store) Get(key []byte) (replica.Version, replica.Pending) {
 		return s.entries[i].committed, s.entries[i].pending
 	}
 	return replica.Version{}, replica.Pending{}
+}
+
+// Committed implements replica.Store.
+func (s *Store) Committed(key []byte) replica.Version {
+	committed, _ := s.Get(key)
+	return committed
 }
 
 // Prepare implements replica.Store.

@@ -171,7 +171,9 @@ func (m *model) lend(t *rapid.T) {
 	v := replica.Version{Gen: m.gen, Value: value, Deadline: int64(rapid.IntRange(0, 12).Draw(t, "deadline"))}
 	write := m.store.Apply
 	if lent {
-		write = func(key []byte, v replica.Version) error { return m.store.Write(key, replica.Pending{Version: v}) }
+		write = func(key []byte, v replica.Version) error {
+			return m.store.Write(key, m.store.Committed(key).Value.Blob, replica.Pending{Version: v})
+		}
 	}
 	if !m.must(t, write([]byte(key), v), value.Blob) {
 		return
@@ -200,7 +202,7 @@ func (m *model) write(t *rapid.T) {
 	} else {
 		v, value = m.draw(t, key)
 	}
-	if !m.must(t, m.store.Write([]byte(key), replica.Pending{Version: v}), v.Value.Blob) {
+	if !m.must(t, m.store.Write([]byte(key), m.store.Committed([]byte(key)).Value.Blob, replica.Pending{Version: v}), v.Value.Blob) {
 		return
 	}
 	old, was := e.committed.Value.Blob, e.value
@@ -308,6 +310,9 @@ func (m *model) check(t *rapid.T) {
 // compare holds Get against the model.
 func (m *model) compare(t *rapid.T, key []byte, e *entry) {
 	committed, pending := m.store.Get(key)
+	if only := m.store.Committed(key); only != committed {
+		t.Fatalf("Committed(%q) = %+v, and Get %+v", key, only, committed)
+	}
 	if committed != e.committed || pending != e.pending {
 		t.Fatalf("Get(%q) = %+v and %+v, want %+v and %+v", key, committed, pending, e.committed, e.pending)
 	}

@@ -461,7 +461,7 @@ func TestDirectReadsRaceWithTheStore(t *testing.T) {
 			r, part := p.registers[i], uint16(i%partitions)
 			sequence := r.tried.Add(1)
 			if rng.IntN(20) == 0 {
-				if err := parts[part].Write(r.key, storage.Version{Info: storage.Info{Generation: dramnode.Generation(sequence)}, Deleted: true}); err != nil {
+				if err := parts[part].Write(r.key, 0, storage.Version{Info: storage.Info{Generation: dramnode.Generation(sequence)}, Deleted: true}); err != nil {
 					t.Error(err)
 				}
 			} else {
@@ -547,7 +547,7 @@ func writeAs(v *storage.Versions, key, value []byte, generation uint64) (at uint
 		copy(r.Bytes, value)
 		to.Blob = r.Token()
 	}
-	if err := v.Write(key, to); err != nil {
+	if err := v.Write(key, 0, to); err != nil {
 		return 0, err
 	}
 	written, _ := v.Get(key)

@@ -253,7 +253,7 @@ func (n *node) request(now int64, at *attempt, r replica.Request) {
 	}
 	key := bytes.Clone(r.Key)
 	r.Key = key
-	n.part.Do(now, r, &n.out)
+	n.part.Do(now, &r, &n.out)
 	n.effects()
 	for i := range key { // the step is over
 		key[i] = 0xCC

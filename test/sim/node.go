@@ -79,9 +79,9 @@ func (s *watched) Prepare(key []byte, v replica.Pending) error {
 }
 
 // Write implements replica.Store.
-func (s *watched) Write(key []byte, v replica.Pending) error {
+func (s *watched) Write(key []byte, over replica.Blob, v replica.Pending) error {
 	value := s.Value(v.Value.Blob)
-	err := s.Subject.Write(key, v)
+	err := s.Subject.Write(key, over, v)
 	if err == nil {
 		s.n.w.made(s.n, key, v, value)
 		s.n.w.history.made[v.Gen].committed = true
