@@ -310,7 +310,7 @@ func (n *Node) undrained() error {
 	case shared > 0:
 		return fmt.Errorf("%w: %d partitions have one copy less, which was not made elsewhere within %v", dramnode.ErrDegraded, shared, n.cfg.DrainTimeout)
 	}
-	return fmt.Errorf("%w: the others did not hear within %v that this node leaves", dramnode.ErrUnavailable, n.cfg.DrainTimeout)
+	return fmt.Errorf("%w: within %v the others neither heard that this node leaves nor could do without its vote", dramnode.ErrUnavailable, n.cfg.DrainTimeout)
 }
 
 func (n *Node) close() {
