@@ -139,6 +139,15 @@ func (o *opened) drop(p uint16) {
 	pt.Settle()
 }
 
+// checkAmidst checks while others read and write. Nobody writes meanwhile: a record that is being reserved has no lock.
+func (o *opened) checkAmidst() error {
+	for p := range o.parts {
+		o.parts[p].mu.Lock()
+		defer o.parts[p].mu.Unlock()
+	}
+	return o.Check()
+}
+
 // get reads with a lease.
 func (o *opened) get(p uint16, key []byte, now int64) (Value, bool) {
 	return o.getInto(nil, p, key, now)

@@ -67,7 +67,7 @@ func TestConcurrent(t *testing.T) {
 		}
 		if turn%512 == 0 {
 			s.drop(5)
-			if err := s.Check(); err != nil {
+			if err := s.checkAmidst(); err != nil {
 				t.Error(err)
 			}
 		}
