@@ -462,7 +462,7 @@ func TestLeave(t *testing.T) {
 
 // TestLeaveBesideARestart: nobody leaves whose vote the others still need, although another voter has just died.
 func TestLeaveBesideARestart(t *testing.T) {
-	for seed := range uint64(16) {
+	for seed := range uint64(8) {
 		w := cluster(t, 200+seed, 3)
 		leaver := w.leader()
 		others := slices.DeleteFunc(w.addrs(), func(a string) bool { return a == leaver.addr })
@@ -486,7 +486,7 @@ func TestLeaveBesideARestart(t *testing.T) {
 // need to found the control plane anew: when one is killed before another that has restarted votes again.
 func TestChurn(t *testing.T) {
 	eras := 0
-	for seed := range uint64(40) {
+	for seed := range uint64(10) {
 		w := clusterWith(t, 300+seed, 3, func(c *Config) { c.Params.Replicas = uint8(1 + 2*(seed%2)) })
 		for range 12 {
 			p := w.procs[w.addrs()[w.r.IntN(3)]]
