@@ -15,7 +15,7 @@ type memory struct {
 	most     int // clients since the map was made: maps do not shrink
 	recent   *history
 	recentOf uint64 // whose recent is: the client that was looked up last
-	look     int64  // when to look for silent clients again
+	look     int64  // when to look for silent clients again; 0: never did
 	bytes    int64  // what it has on Records
 }
 
@@ -179,7 +179,8 @@ func (h *history) acknowledge(first uint64) {
 	h.memos = slices.Delete(h.memos, 0, i)
 }
 
-// forget drops the clients that were silent for life, and what the others do not use.
+// forget drops the clients that were silent for life, and what the others do not use. Time that this process stood still does not count:
+// copies of requests which came meanwhile have yet to be read.
 func (p *Partition) forget(now, life int64) {
 	if rule.Off(rule.DedupKept) {
 		life = 0
@@ -188,8 +189,13 @@ func (p *Partition) forget(now, life int64) {
 	if now < m.look {
 		return
 	}
+	late := now - m.look
+	if m.look == 0 || late < life/8 || rule.Off(rule.DedupPaused) {
+		late = 0
+	}
 	m.look, m.recent = now+life/8, nil
 	for id, h := range m.clients {
+		h.seen = min(h.seen+late, now)
 		if now-h.seen >= life {
 			p.charge(-historyBytes - recordBytes*int64(cap(h.memos)))
 			delete(m.clients, id)

@@ -21,7 +21,8 @@ const (
 // retry finds on any primary, so a retry deletes nothing that the first attempt had not to delete.
 type rangeDelete struct {
 	bound    dramnode.Generation
-	from     []byte // what is left: from here on, and before end
+	pending  [][]byte // keys with a version up to bound that was not committed when d began: an entry may only come of it
+	from     []byte   // what is left: from here on, and before end
 	end      []byte
 	token    uint64
 	origin   origin
@@ -69,8 +70,23 @@ func (p *Partition) runRange(now int64, d *rangeDelete, bound dramnode.Generatio
 	if rule.Off(rule.RangeBound) {
 		d.bound = ^bound
 	}
+	d.pending = p.pendingOf(d)
 	p.lead.ranges = append(p.lead.ranges, d)
 	p.advance(now, d, out)
+}
+
+// pendingOf returns the keys in d's range with versions that are at most its bound and not committed yet. Their writes come before d, although they are
+// not answered: a retry of d, which has the same bound, would delete them whenever it comes.
+func (p *Partition) pendingOf(d *rangeDelete) (keys [][]byte) {
+	if rule.Off(rule.RangePending) {
+		return nil
+	}
+	for _, w := range p.lead.window {
+		if w.gen <= d.bound && !w.committed && !w.deleted && bytes.Compare(w.Key, d.from) >= 0 && (len(d.end) == 0 || bytes.Compare(w.Key, d.end) < 0) {
+			keys = append(keys, w.Key)
+		}
+	}
+	return keys
 }
 
 // advance starts the next deletes of d, and answers when all are done.
@@ -98,7 +114,10 @@ func (p *Partition) nextOfRange(d *rangeDelete) (keys [][]byte) {
 	if d.scanned || room <= 0 {
 		return nil
 	}
-	// A version that is pending now is none of d's: its write is not answered yet, so it comes after d.
+	if n := min(room, len(d.pending)); n > 0 {
+		keys, d.pending = d.pending[:n:n], d.pending[n:]
+		return keys
+	}
 	d.from = p.store.List(d.from, d.end, min(room, rangeStep), func(key []byte, committed Version) {
 		if committed.Gen <= d.bound {
 			keys = append(keys, bytes.Clone(key))

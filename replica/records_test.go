@@ -91,7 +91,7 @@ func TestRoomForRecordsReturns(t *testing.T) {
 	if r := c.write(2, 1, 1); r.Status != wire.StatusOK {
 		t.Errorf("another client, once there is room: %+v", r)
 	}
-	c.tick(config.DedupLife)
+	c.silence()
 	if used() != 0 {
 		t.Errorf("%d bytes for clients that are silent", used())
 	}
@@ -217,7 +217,7 @@ func TestRecordsStayWithinTheirLimit(t *testing.T) {
 			},
 			"silence": func(*rapid.T) {
 				clear(executed) // no copy of a request lives as long
-				c.tick(config.DedupLife)
+				c.silence()
 				c.settle()
 			},
 			"epoch": func(*rapid.T) {

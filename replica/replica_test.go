@@ -147,6 +147,13 @@ func (c *cluster) tick(after int64) {
 	}
 }
 
+// silence passes until what silent clients left is forgotten.
+func (c *cluster) silence() {
+	for passed := int64(0); passed < config.DedupLife*5/4; passed += config.DedupLife / 16 {
+		c.tick(config.DedupLife / 16)
+	}
+}
+
 func (c *cluster) do(id int, r replica.Request) (token uint64) {
 	c.token++
 	r.Token, r.Epoch = c.token, c.nodes[0].Row().Epoch
@@ -415,6 +422,52 @@ func TestDeleteRange(t *testing.T) {
 	}
 	for key, want := range map[string]wire.Status{"a": wire.StatusOK, "b": wire.StatusOK, "c": wire.StatusNotFound, "d": wire.StatusOK} {
 		c.answered(c.do(3, replica.Request{Kind: wire.KindGet, Key: []byte(key)}), want)
+	}
+	c.noBlobsLost()
+}
+
+// TestRecordsDoNotAgeInTheirSleep: a copy of a request that waited while the process stood still is recognised.
+func TestRecordsDoNotAgeInTheirSleep(t *testing.T) {
+	c := newCluster(t, 3)
+	r := replica.Request{Kind: wire.KindDelete, Key: []byte("k"), Origin: replica.Origin{Client: 5, Counter: 1, FirstUnacked: 1}}
+	c.put("k", 1, 1)
+	c.settle()
+	first := c.do(1, r)
+	c.settle()
+	was := c.answered(first, wire.StatusOK)
+	c.put("k", 2, 1)
+	c.tick(1)
+	c.settle()
+	c.tick(10 * config.DedupLife)
+	again := c.do(1, r)
+	c.settle()
+	if got := c.answered(again, wire.StatusOK); got.Gen != was.Gen {
+		t.Errorf("executed again, as %x, after %x", got.Gen, was.Gen)
+	}
+	c.answered(c.do(1, replica.Request{Kind: wire.KindGet, Key: []byte("k")}), wire.StatusOK)
+	c.silence()
+	if n := c.nodes[0].RecordBytes(); n != 0 {
+		t.Errorf("%d bytes for clients that are silent", n)
+	}
+}
+
+// TestDeleteRangeTakesWhatIsPending: a version below the bound must not be left for a late copy of the request.
+func TestDeleteRangeTakesWhatIsPending(t *testing.T) {
+	c := newCluster(t, 3)
+	put := c.put("b", 1, 1)
+	c.settle(kind(replica.Ack)) // pending, on a key that has no entry
+	r := replica.Request{Kind: wire.KindDeleteRange, Key: []byte("a"), End: []byte("d"), Origin: replica.Origin{Client: 5, Counter: 1, FirstUnacked: 1}}
+	first := c.do(1, r)
+	c.tick(config.Resend)
+	c.settle()
+	c.answered(put, wire.StatusOK)
+	if got := c.answered(first, wire.StatusOK); got.Count != 1 {
+		t.Errorf("deleted %d entries, want the one that was pending", got.Count)
+	}
+	again := c.do(1, r)
+	c.settle()
+	if got := c.answered(again, wire.StatusOK); got.Count != 0 {
+		t.Errorf("the retry deleted %d entries that the first attempt had left", got.Count)
 	}
 	c.noBlobsLost()
 }

@@ -44,10 +44,12 @@ const (
 	DedupRefused         Rule = "a write whose record may be gone is not executed"
 	DedupObserved        Rule = "a definite failure is remembered too"
 	DedupKept            Rule = "a record is kept as long as a copy of its request may live"
+	DedupPaused          Rule = "a record does not age while its process stands still"
 	FenceOnWrite         Rule = "a write is executed in the epoch it was sent for"
 	ExpireByDelete       Rule = "an expired entry is missing once its delete is committed"
 	ExpireAtPrimary      Rule = "only the primary expires"
 	RangeBound           Rule = "a delete-range spares what is newer than itself"
+	RangePending         Rule = "a delete-range deletes what was ordered before it and is not committed yet"
 	RangeRecorded        Rule = "a retried delete-range keeps its first bound"
 	LossClears           Rule = "a partition that was lost starts empty"
 )
