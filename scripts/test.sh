@@ -50,7 +50,11 @@ step_proto() {
 	command -v protoc >/dev/null || { echo "SKIPPED: making the code anew, since protoc is not installed; the sums match"; return; }
 	scripts/proto.sh --check
 }
-step_unit() { packages | xargs_gotest -race -tags invariants -timeout 8m; }
+# step_unit ends with what cannot be measured under the race detector: allocations of the client, and bytes of records.
+step_unit() {
+	packages | xargs_gotest -race -tags invariants -timeout 8m
+	gotest -count=1 -run 'Alloc|CountedInFull' ./client ./replica
+}
 # step_sim runs the same seeds each time, on every machine: two minutes' worth here, and some over package storage. Then a few
 # rules are removed that must be missed at once: the check of the others takes long, and is make mutations.
 step_sim() {

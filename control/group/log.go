@@ -337,13 +337,13 @@ func (l *log) confirmed() (round uint64) {
 	return round
 }
 
-// voters returns the present ones, ascending; settled is false while a change is under way.
+// voters returns the present ones, ascending; settled is false while a change is under way, proposed or half made.
 func (l *log) voters() (ids []state.Incarnation, settled bool) {
 	for _, id := range l.conf.GetVoters() {
 		ids = append(ids, state.Incarnation(id))
 	}
 	slices.Sort(ids)
-	return ids, len(l.conf.GetVotersOutgoing()) == 0
+	return ids, len(l.conf.GetVotersOutgoing()) == 0 && l.applied >= l.changing
 }
 
 // upToDate returns who answers this leader and is close to the end of the log.
@@ -358,11 +358,8 @@ func (l *log) upToDate() map[state.Incarnation]bool {
 	return near
 }
 
-// reconfigure proposes the change to these voters and learners, if there is any and none is under way.
+// reconfigure proposes the change to these voters and learners, if there is any. No other is under way.
 func (l *log) reconfigure(voters, learners []state.Incarnation) {
-	if len(l.conf.GetVotersOutgoing()) != 0 || l.applied < l.changing {
-		return
-	}
 	c := &pb.ConfChangeV2{}
 	change := func(typ pb.ConfChangeType, id uint64) {
 		c.Changes = append(c.Changes, &pb.ConfChangeSingle{Type: typ.Enum(), NodeId: new(id)})
