@@ -104,6 +104,9 @@ type Leader struct {
 	buckets map[state.Incarnation]*bucket
 	target  placement // over the nodes that count
 	present placement // over those that are up
+
+	// Targets is ring.Config.Targets of the cluster's settings. A simulator may remember what it returned.
+	Targets func(members []ring.Member, replicas int) ([][]uint16, error)
 }
 
 type pause struct {
@@ -119,6 +122,7 @@ func New(self state.Incarnation, s *state.State, timing lease.Timing, now time.D
 		joins: map[state.Incarnation]join{}, refused: map[state.Incarnation]error{}, leaves: map[state.Incarnation]bool{},
 		suspended: map[state.Incarnation]time.Duration{}, inactive: map[ring.Partition]pause{},
 		bytes: make([]uint64, len(s.Rows)), sized: make([]bool, len(s.Rows)), buckets: map[state.Incarnation]*bucket{},
+		Targets: s.Settings.Targets,
 	}
 }
 
@@ -189,8 +193,8 @@ func (l *Leader) Decide(now time.Duration, unixSeconds uint32, s *state.State) [
 	l.tidy(now, s)
 	d.suspend()
 	d.comeAndGo()
-	d.target.update(d.State, d.counts)
-	d.present.update(d.State, d.mayServe)
+	d.target.update(d.State, l.Targets, d.counts)
+	d.present.update(d.State, l.Targets, d.mayServe)
 	d.doubt()
 	d.repair()
 	d.answer()

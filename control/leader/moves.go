@@ -26,7 +26,10 @@ func (c *placement) of(p ring.Partition) []state.Incarnation {
 	return c.want[p]
 }
 
-func (c *placement) update(s *state.State, counts func(*state.Node) bool) {
+func (c *placement) update(s *state.State, targets func([]ring.Member, int) ([][]uint16, error), counts func(*state.Node) bool) {
+	if c.fits(s, counts) {
+		return
+	}
 	var members []ring.Member
 	var nodes []state.Incarnation
 	for i := range s.Nodes {
@@ -35,11 +38,8 @@ func (c *placement) update(s *state.State, counts func(*state.Node) bool) {
 			nodes = append(nodes, n.Incarnation)
 		}
 	}
-	if slices.Equal(nodes, c.nodes) && slices.Equal(members, c.members) && s.Params.Replicas == c.replicas {
-		return
-	}
 	*c = placement{members: members, nodes: nodes, replicas: s.Params.Replicas}
-	rows, err := s.Settings.Targets(members, int(s.Params.Replicas))
+	rows, err := targets(members, int(s.Params.Replicas))
 	if err != nil || len(members) == 0 {
 		return // more members than partitions are not admitted
 	}
@@ -49,6 +49,22 @@ func (c *placement) update(s *state.State, counts func(*state.Node) bool) {
 			c.want[p] = append(c.want[p], nodes[at])
 		}
 	}
+}
+
+// fits reports whether c is of the nodes that count, which is so nearly always.
+func (c *placement) fits(s *state.State, counts func(*state.Node) bool) bool {
+	k := 0
+	for i := range s.Nodes {
+		n := &s.Nodes[i]
+		if n.Witness || !counts(n) {
+			continue
+		}
+		if k == len(c.nodes) || c.nodes[k] != n.Incarnation || c.members[k] != (ring.Member{Name: n.Name, Zone: n.Zone}) {
+			return false
+		}
+		k++
+	}
+	return k == len(c.nodes) && c.replicas == s.Params.Replicas
 }
 
 // A bucket of bytes fills at the rebuild budget up to one second of it. A move may start while something

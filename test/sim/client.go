@@ -51,7 +51,6 @@ type attempt struct {
 	op      *op
 	number  int
 	client  *client
-	sentAt  int64
 	copies  int
 	refused bool
 }
@@ -74,7 +73,7 @@ func (c *client) next() {
 		c.begin(c.pick())
 	}
 	pause := w.between(1, 2*w.hurry)
-	if w.rng.IntN(40) == 0 {
+	if w.chance(w.rest) {
 		pause = w.between(1, 3*requestLife)
 	}
 	w.after(pause, c.next)
@@ -158,7 +157,7 @@ func (c *client) try(o *op) {
 	}
 	o.attempts++
 	o.losses, o.epoch = lossesOf(row), row.Epoch
-	at := &attempt{op: o, number: o.attempts, client: c, sentAt: w.now}
+	at := &attempt{op: o, number: o.attempts, client: c}
 	r := replica.Request{Kind: o.kind, Epoch: row.Epoch, Key: o.key, End: o.end, IfMatch: o.ifMatch, IfGen: o.ifGen, TTL: o.ttl}
 	if o.kind != wire.KindGet {
 		r.Origin = o.origin
@@ -215,11 +214,8 @@ func (c *client) request(to *node, at *attempt, r replica.Request) {
 		if k > 0 {
 			delay = w.between(0, requestLife-1)
 		}
-		w.on(to, delay, func() {
+		w.on(to, delay, func() { // a copy that waits for a process which stands still gets no older: nobody looks how long it did
 			now := to.clock()
-			if w.now-at.sentAt >= requestLife {
-				return
-			}
 			if w.healed || !w.chance(w.slowConfirm) {
 				to.request(now, at, r)
 				return

@@ -1,10 +1,14 @@
 package sim
 
 import (
+	"fmt"
+	"sync"
+
 	control "github.com/dramnode/dramnode/control/leader"
 	"github.com/dramnode/dramnode/control/lease"
 	"github.com/dramnode/dramnode/control/state"
 	"github.com/dramnode/dramnode/internal/rule"
+	"github.com/dramnode/dramnode/ring"
 )
 
 // A consensus is what the control plane's log promises, and no more: one order of batches, each accepted from the
@@ -42,6 +46,7 @@ func (c *consensus) elect(slot int) {
 	}
 	l.Leader = control.New(state.Incarnation(n.id), l.table, c.w.timing, n.time())
 	l.Voting(nil, true) // the vote here is no matter of nodes
+	l.Targets = targets
 	n.leader = l
 }
 
@@ -223,4 +228,19 @@ func (l *leader) grant(round uint64) {
 		g := lease.Grant{Era: l.table.Era, Sent: r.Sent, Length: w.timing.Length, Table: l.table.Delta(r.Applied)}
 		w.send(l.n.slot, to.slot, func() { w.wake(to, func() { to.granted(g) }) })
 	}
+}
+
+var targetsOf sync.Map // what targets returned before, by its arguments: it takes half of all time
+
+// targets is what the control plane wants for the only ring of all worlds.
+func targets(members []ring.Member, replicas int) ([][]uint16, error) {
+	key := fmt.Sprint(members, replicas)
+	if rows, ok := targetsOf.Load(key); ok {
+		return rows.([][]uint16), nil
+	}
+	rows, err := settings.Targets(members, replicas)
+	if err == nil {
+		targetsOf.Store(key, rows)
+	}
+	return rows, err
 }

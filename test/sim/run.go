@@ -60,7 +60,7 @@ func (w *world) nemesis() {
 	}
 	if w.chance(w.traits.pause) {
 		n := w.nodes[w.rng.IntN(slots)]
-		w.pause(n, w.now+w.between(20, 2*w.lease))
+		w.pause(n, w.now+w.between(20, w.stand))
 		w.logf("n%d(%d) is paused until %d", n.slot, n.id, n.paused)
 	}
 	if w.chance(w.part) {
@@ -270,7 +270,7 @@ func (w *world) finalRead(reader *client, n *node, key []byte, row *state.Row) {
 			return
 		}
 		o.attempts++
-		n.request(n.clock(), &attempt{op: o, number: o.attempts, client: reader, sentAt: w.now}, requestOf(o, row))
+		n.request(n.clock(), &attempt{op: o, number: o.attempts, client: reader}, requestOf(o, row))
 		for range 10 {
 			if w.run(w.now + 30); o.done {
 				return

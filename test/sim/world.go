@@ -65,7 +65,9 @@ type traits struct {
 	ttl, big, touch, ranges   float64
 	cas, reads, deletes       float64
 	clients, window           int
-	hurry                     int64 // between the operations of a client
+	hurry                     int64   // between the operations of a client
+	rest                      float64 // that a client is silent for long after an operation
+	stand                     int64   // the longest that a process stands still
 	full                      float64
 	loss                      bool
 	copies                    int
@@ -110,10 +112,13 @@ func newTraits(w *world) traits {
 		t.move = 0.5
 	}
 	t.slowLog = w.some(0.5)
-	t.copies, t.lease, t.spread, t.mend = 3, leaseTicks, 0.67, 0.08
+	t.copies, t.lease, t.spread, t.mend, t.rest = 3, leaseTicks, 0.67, 0.08, 0.025
 	t.raft = w.rng.IntN(raftOneIn) == 0
 	if t.theme(w); t.raft {
 		t.lease = leaseTicks
+	}
+	if t.stand == 0 {
+		t.stand = 2 * t.lease
 	}
 	t.lostAfter = 4 * t.lease
 	if w.rng.IntN(4) == 0 {
@@ -146,6 +151,12 @@ func (t *traits) theme(w *world) {
 		t.lease, t.keys, t.part, t.isolate, t.mend = w.between(600, 1500), 1, 0.1+0.2*w.rng.Float64(), 0, 0.1
 		t.elect, t.spread, t.slowLog, t.move = 0.05+0.4*w.rng.Float64(), w.some(0.2), 0.5, 0.5
 		t.hurry, t.reads = w.between(30, 60), 0.6
+	case 5: // doubles of requests come late: beside pending writes, to clients that are silent, and to a process that stood still
+		t.dup, t.drop, t.latency, t.rest, t.crash = 0.3+0.4*w.rng.Float64(), w.some(0.2), w.between(1, 30), 0.1, 0
+		t.keys, t.clients, t.hurry, t.ranges, t.deletes = int(w.between(2, 3)), 4, w.between(30, 100), 0.2, 0.3
+		if w.rng.IntN(2) == 0 {
+			t.copies, t.stand, t.pause, t.part = 1, 4*t.lease, 0.03, 0
+		}
 	}
 }
 
