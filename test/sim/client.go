@@ -167,7 +167,7 @@ func (c *client) try(o *op) {
 		w.logf("client %d op %d attempt %d kind %d %s if %v %x value %d ttl %d epoch %d -> n%d", c.id, o.origin.Counter, at.number, o.kind, o.key, o.ifMatch, o.ifGen, o.value, o.ttl, r.Epoch, to.slot)
 	}
 	c.request(to, at, r)
-	patience := w.between(60, 500)
+	patience := w.between(60, w.patience)
 	if o.kind == wire.KindGet && w.rng.IntN(3) == 0 {
 		patience = 3 * leaseTicks // an answer that was held up for long counts
 	}

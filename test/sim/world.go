@@ -67,7 +67,8 @@ type traits struct {
 	clients, window           int
 	hurry                     int64   // between the operations of a client
 	rest                      float64 // that a client is silent for long after an operation
-	stand                     int64   // the longest that a process stands still
+	stand, backlog            int64   // the longest that a process stands still, and reads afterwards what came meanwhile
+	patience                  int64   // the longest that a client waits for an answer to a write
 	full                      float64
 	loss                      bool
 	copies                    int
@@ -112,7 +113,7 @@ func newTraits(w *world) traits {
 		t.move = 0.5
 	}
 	t.slowLog = w.some(0.5)
-	t.copies, t.lease, t.spread, t.mend, t.rest = 3, leaseTicks, 0.67, 0.08, 0.025
+	t.copies, t.lease, t.spread, t.mend, t.rest, t.patience, t.backlog = 3, leaseTicks, 0.67, 0.08, 0.025, 500, 3
 	t.raft = w.rng.IntN(raftOneIn) == 0
 	if t.theme(w); t.raft {
 		t.lease = leaseTicks
@@ -151,12 +152,19 @@ func (t *traits) theme(w *world) {
 		t.lease, t.keys, t.part, t.isolate, t.mend = w.between(600, 1500), 1, 0.1+0.2*w.rng.Float64(), 0, 0.1
 		t.elect, t.spread, t.slowLog, t.move = 0.05+0.4*w.rng.Float64(), w.some(0.2), 0.5, 0.5
 		t.hurry, t.reads = w.between(30, 60), 0.6
-	case 5: // doubles of requests come late: beside pending writes, to clients that are silent, and to a process that stood still
-		t.dup, t.drop, t.latency, t.rest, t.crash = 0.3+0.4*w.rng.Float64(), w.some(0.2), w.between(1, 30), 0.1, 0
-		t.keys, t.clients, t.hurry, t.ranges, t.deletes = int(w.between(2, 3)), 4, w.between(30, 100), 0.2, 0.3
-		if w.rng.IntN(2) == 0 {
-			t.copies, t.stand, t.pause, t.part = 1, 4*t.lease, 0.03, 0
+	case 5: // doubles of requests come late: to a process that stood still, or after writes that were pending
+		t.dup, t.rest, t.crash, t.ranges = 0.3+0.5*w.rng.Float64(), 0.1, 0, 0.3
+		if w.rng.IntN(4) == 0 {
+			t.copies, t.stand, t.backlog, t.pause, t.part = 1, 4*t.lease, 100, 0.03, 0
+			break
 		}
+		t.keys, t.clients, t.hurry, t.drop, t.tail, t.tailLatency = 3, 6, w.between(20, 60), 0.2, 0.2, 300
+		t.reads, t.deletes, t.cas, t.touch, t.ttl, t.pause, t.part, t.move = 0.4, 0, 0, 0, 0, 0, 0, 0
+	case 6: // the primary changes often, clients hear of it before nodes do, and some requests are late
+		t.lease, t.spread, t.move, t.slowLog = w.between(1500, 2500), w.some(0.1), 0.3+0.5*w.rng.Float64(), 0
+		t.crash, t.pause, t.part, t.ttl, t.ranges = 0, 0, 0, 0, 0
+		t.keys, t.clients, t.hurry, t.deletes, t.reads = 1, 4, w.between(30, 60), 0.5, 0.5
+		t.dup, t.drop, t.tail, t.tailLatency, t.patience = 0.5, 0.2, 0.2, 700, 120
 	}
 }
 
@@ -287,7 +295,7 @@ func (w *world) resume(n *node) {
 	waiting := n.waiting
 	n.waiting = nil
 	for _, do := range waiting {
-		w.on(n, w.between(0, 3), do)
+		w.on(n, w.between(0, w.backlog), do)
 	}
 }
 
