@@ -58,7 +58,7 @@ step_unit() {
 # step_sim runs the same seeds each time, on every machine: two minutes' worth here, and some over package storage. Then a few
 # rules are removed that must be missed at once: the check of the others takes long, and is make mutations.
 step_sim() {
-	gotest -count=1 -run 'TestSeeds|TestArena' -timeout 15m ./test/sim -args -runs 30000
+	gotest -count=1 -run 'TestSeeds|TestArena' -timeout 15m ./test/sim -args -runs 60000
 	gotest -count=1 -tags mutations -run TestMutations -timeout 5m ./test/sim -args -quick -limit 500
 }
 step_ucx() { gotest -race -tags invariants -timeout 8m ./ucxnet/...; }

@@ -87,8 +87,8 @@ func (c *Cluster) start(i int, seeds []string, memoryBytes int64, changes []func
 	addr := name(i) + ":1"
 	cfg := node.Config{
 		Name: name(i), Listen: addr, Gossip: seeds[i], ClusterName: "test", Join: seeds,
-		MemoryBytes: memoryBytes, MaxValueBytes: MaxValueBytes, Settings: ring.Config{Partitions: 29}, Verify: true, Lease: 10 * time.Second, // a loaded machine may stand still for seconds
-		DrainTimeout: time.Second, Log: zerolog.New(c.log).Level(zerolog.WarnLevel),
+		MemoryBytes: memoryBytes, MaxValueBytes: MaxValueBytes, Settings: ring.Config{Partitions: 29}, Verify: true, Lease: 5 * time.Second, // a loaded machine may stand still for seconds
+		DrainTimeout: time.Millisecond, Log: zerolog.New(c.log).Level(zerolog.WarnLevel),
 		Open: func(id transport.Identity, h transport.Handler, e transport.Events) (transport.Network, error) {
 			return c.world.Network(memnet.Config{Identity: id, Addr: addr, Handler: h, Events: e})
 		},
