@@ -9,13 +9,16 @@ import (
 	"github.com/dramnode/dramnode/wire"
 )
 
+// lookParts is how often in the life of a record it is looked for silent clients.
+const lookParts = 8
+
 // A memory holds what became of the writes whose clients may still retry them.
 type memory struct {
 	clients  map[uint64]*history
 	most     int // clients since the map was made: maps do not shrink
 	recent   *history
 	recentOf uint64 // whose recent is: the client that was looked up last
-	look     int64  // when to look for silent clients again; 0: never did
+	look     int64  // when to look for silent clients again
 	bytes    int64  // what it has on Records
 }
 
@@ -190,10 +193,10 @@ func (p *Partition) forget(now, life int64) {
 		return
 	}
 	late := now - m.look
-	if m.look == 0 || late < life/8 || rule.Off(rule.DedupPaused) {
+	if late < life/lookParts || rule.Off(rule.DedupPaused) {
 		late = 0
 	}
-	m.look, m.recent = now+life/8, nil
+	m.look, m.recent = now+life/lookParts, nil
 	for id, h := range m.clients {
 		h.seen = min(h.seen+late, now)
 		if now-h.seen >= life {

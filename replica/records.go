@@ -89,7 +89,7 @@ func (p *Partition) admit(now int64, o Origin) bool {
 // open begins the history of a client.
 func (p *Partition) open(now int64, client uint64) *history {
 	if p.memory == nil {
-		p.memory = &memory{clients: map[uint64]*history{}}
+		p.memory = &memory{clients: map[uint64]*history{}, look: now + p.node.Config.DedupLife/lookParts}
 	}
 	m, h := p.memory, &history{seen: now}
 	m.clients[client], m.recent, m.recentOf = h, h, client

@@ -426,28 +426,33 @@ func TestDeleteRange(t *testing.T) {
 	c.noBlobsLost()
 }
 
-// TestRecordsDoNotAgeInTheirSleep: a copy of a request that waited while the process stood still is recognised.
+// TestRecordsDoNotAgeInTheirSleep: a copy of a request that waited while the process stood still is recognised, also where it stood
+// still right after the first write that it remembers (seed 919853).
 func TestRecordsDoNotAgeInTheirSleep(t *testing.T) {
-	c := newCluster(t, 3)
-	r := replica.Request{Kind: wire.KindDelete, Key: []byte("k"), Origin: replica.Origin{Client: 5, Counter: 1, FirstUnacked: 1}}
-	c.put("k", 1, 1)
-	c.settle()
-	first := c.do(1, r)
-	c.settle()
-	was := c.answered(first, wire.StatusOK)
-	c.put("k", 2, 1)
-	c.tick(1)
-	c.settle()
-	c.tick(10 * config.DedupLife)
-	again := c.do(1, r)
-	c.settle()
-	if got := c.answered(again, wire.StatusOK); got.Gen != was.Gen {
-		t.Errorf("executed again, as %x, after %x", got.Gen, was.Gen)
-	}
-	c.answered(c.do(1, replica.Request{Kind: wire.KindGet, Key: []byte("k")}), wire.StatusOK)
-	c.silence()
-	if n := c.nodes[0].RecordBytes(); n != 0 {
-		t.Errorf("%d bytes for clients that are silent", n)
+	for _, awake := range []int64{1, 0} {
+		c := newCluster(t, 3)
+		r := replica.Request{Kind: wire.KindDelete, Key: []byte("k"), Origin: replica.Origin{Client: 5, Counter: 1, FirstUnacked: 1}}
+		c.put("k", 1, 1)
+		c.settle()
+		first := c.do(1, r)
+		c.settle()
+		was := c.answered(first, wire.StatusOK)
+		c.put("k", 2, 1)
+		if awake > 0 {
+			c.tick(awake)
+		}
+		c.settle()
+		c.tick(10 * config.DedupLife)
+		again := c.do(1, r)
+		c.settle()
+		if got := c.answered(again, wire.StatusOK); got.Gen != was.Gen {
+			t.Errorf("awake for %d: executed again, as %x, after %x", awake, got.Gen, was.Gen)
+		}
+		c.answered(c.do(1, replica.Request{Kind: wire.KindGet, Key: []byte("k")}), wire.StatusOK)
+		c.silence()
+		if n := c.nodes[0].RecordBytes(); n != 0 {
+			t.Errorf("%d bytes for clients that are silent", n)
+		}
 	}
 }
 
