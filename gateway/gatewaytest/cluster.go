@@ -88,7 +88,8 @@ func (c *Cluster) start(i int, seeds []string, memoryBytes int64, changes []func
 	cfg := node.Config{
 		Name: name(i), Listen: addr, Gossip: seeds[i], ClusterName: "test", Join: seeds,
 		MemoryBytes: memoryBytes, MaxValueBytes: MaxValueBytes, Settings: ring.Config{Partitions: 29}, Verify: true, Lease: 5 * time.Second, // a loaded machine may stand still for seconds
-		DrainTimeout: time.Millisecond, Log: zerolog.New(c.log).Level(zerolog.WarnLevel),
+		DrainTimeout: time.Millisecond, // at the end of a test nobody needs the entries
+		Log:          zerolog.New(c.log).Level(zerolog.WarnLevel),
 		Open: func(id transport.Identity, h transport.Handler, e transport.Events) (transport.Network, error) {
 			return c.world.Network(memnet.Config{Identity: id, Addr: addr, Handler: h, Events: e})
 		},

@@ -20,13 +20,13 @@ type region struct {
 }
 
 // Alloc returns n zeroed bytes that bodies may lie in.
-func (n *Network) Alloc(size int) (transport.Region, error) {
-	if size <= 0 {
-		return nil, fmt.Errorf("memnet: %w: a region of %d bytes", dramnode.ErrInvalid, size)
+func (n *Network) Alloc(bytes int) (transport.Region, error) {
+	if bytes <= 0 {
+		return nil, fmt.Errorf("memnet: %w: a region of %d bytes", dramnode.ErrInvalid, bytes)
 	}
-	memory := make([]byte, size)
+	memory := make([]byte, bytes)
 	start := reflect.ValueOf(memory).Pointer()
-	r := &region{network: n, bytes: memory, first: start, last: start + uintptr(size)}
+	r := &region{network: n, bytes: memory, first: start, last: start + uintptr(bytes)}
 	n.world.mu.Lock()
 	defer n.world.mu.Unlock()
 	n.regions = append(n.regions, r)
@@ -75,7 +75,8 @@ func (n *Network) regionLocked(b []byte) *region {
 const pageBytes = 4096
 
 // poisonUsed poisons the pages of b that hold anything. Most of a node's memory is never written in a test, and to write it
-// here for the first time, with the race detector's notes on it, took half of the time of such tests.
+// here for the first time, with the race detector's notes on it, took half of the time of such tests. Who reads a page of zeros of a
+// closed region is not found out.
 func poisonUsed(b []byte) {
 	for page := range slices.Chunk(b, pageBytes) {
 		if used(page) {
