@@ -21,6 +21,7 @@ import (
 const (
 	replicaTick  = 5 * time.Millisecond   // of partitions in which something is under way
 	replicaIdle  = time.Second            // of the others
+	replicaTight = 250 * time.Millisecond // of these while there is little room for records
 	replicaBatch = 100 * time.Millisecond // they are looked for, while all are idle
 	idleLooks    = 40                     // in a row that find nothing under way, before looks become rarer
 	keepRemoved  = 30 * time.Second       // a replica that was dropped may be wanted again, as a base
@@ -234,7 +235,11 @@ func (rs *replicas) look() (busy bool) {
 
 func (rs *replicas) tick(part *replicaPart) {
 	rs.step(part, func(part *replicaPart, now int64) {
-		rs.due[part.number].Store(now + int64(replicaIdle))
+		idle := replicaIdle
+		if rs.shared.Records.Tight() {
+			idle = replicaTight
+		}
+		rs.due[part.number].Store(now + int64(idle))
 		part.engine.Tick(now, &part.effects)
 		rs.tidyLocked(part, now)
 	})

@@ -9,8 +9,11 @@ import (
 	"github.com/dramnode/dramnode/wire"
 )
 
-// lookParts is how often in the life of a record it is looked for silent clients.
-const lookParts = 8
+// How often in the life of a record it is looked for what need not be kept: always, and at most while there is little room.
+const (
+	lookParts  = 8
+	tightParts = 256
+)
 
 // A memory holds what became of the writes whose clients may still retry them.
 type memory struct {
@@ -80,12 +83,18 @@ func (p *Partition) remembered(now int64, r *Request, out *Effects) bool {
 		return true
 	}
 	h := p.memory.of(r.Origin.Client)
-	if h == nil {
-		return false
+	var first uint64
+	if h != nil {
+		first = h.first
+	} else {
+		first = p.node.Records.acknowledged(r.Origin.Client)
 	}
-	if r.Origin.Counter < h.first && !rule.Off(rule.DedupRefused) {
+	if r.Origin.Counter < first && !rule.Off(rule.DedupRefused) {
 		p.reject(r.Token, r.Value.Blob, wire.StatusUnknownOutcome, out)
 		return true
+	}
+	if h == nil {
+		return false
 	}
 	h.seen = now
 	h.acknowledge(r.Origin.FirstUnacked)
@@ -141,7 +150,7 @@ func (p *Partition) memorise(now int64, o Origin, m memo) {
 	}
 	h := p.memory.of(o.Client)
 	if h == nil {
-		h = p.open(now, o.Client)
+		h = p.open(now, o)
 	}
 	h.seen = max(h.seen, now)
 	h.acknowledge(o.FirstUnacked)
@@ -182,36 +191,41 @@ func (h *history) acknowledge(first uint64) {
 	h.memos = slices.Delete(h.memos, 0, i)
 }
 
-// forget drops the clients that were silent for life, and what the others do not use. Time that this process stood still does not count:
-// copies of requests which came meanwhile have yet to be read.
+// forget drops what is left of clients that were silent for life, or are done with all that is remembered here, and room that the
+// others do not use. What a client is done with is known to the node by then.
 func (p *Partition) forget(now, life int64) {
 	if rule.Off(rule.DedupKept) {
 		life = 0
 	}
-	m := p.memory
-	if now < m.look {
-		return
-	}
-	late := now - m.look
-	if late < life/lookParts || rule.Off(rule.DedupPaused) {
-		late = 0
-	}
+	m, records := p.memory, p.node.Records
+	late := lateness(now, m.look, life)
 	m.look, m.recent = now+life/lookParts, nil
 	for id, h := range m.clients {
 		h.seen = min(h.seen+late, now)
-		if now-h.seen >= life {
+		h.acknowledge(records.acknowledge(id, h.first, h.seen))
+		if now-h.seen >= life || len(h.memos)+h.underway(p.row.Epoch) == 0 {
 			p.charge(-historyBytes - recordBytes*int64(cap(h.memos)))
 			delete(m.clients, id)
 			continue
 		}
 		p.shrink(h)
 	}
+	records.forget(now, life)
 	if n := len(m.clients); 2*n < m.most {
 		p.charge(-slotBytes * int64(m.most-n))
 		clients := make(map[uint64]*history, n)
 		maps.Copy(clients, m.clients)
 		m.clients, m.most = clients, n
 	}
+}
+
+// lateness is how long nobody looked though it was time to. This process stood still then, and copies of requests which came
+// meanwhile have yet to be read: records do not age by it.
+func lateness(now, look, life int64) int64 {
+	if late := now - look; late >= life/lookParts && !rule.Off(rule.DedupPaused) {
+		return late
+	}
+	return 0
 }
 
 // page returns the records of the clients after after, about limit of them.

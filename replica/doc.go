@@ -40,8 +40,9 @@
 //
 // A write carries its client's id, a counter and the client's first unanswered counter. The record of a committed write
 // travels with it to every replica and is kept until that counter has passed it, or the client was silent for
-// Config.DedupLife. No copy of a request may live that long. A sender stamps a write with the epoch of the row that
-// it knows and takes a definite failure only from its latest attempt: an earlier one may still arrive.
+// Config.DedupLife. No copy of a request may live that long. The counter itself is the node's to know (Records): what it
+// passed is true in every partition, so none has to keep it. A sender stamps a write with the epoch of the row that it
+// knows and takes a definite failure only from its latest attempt: an earlier one may still arrive.
 // What a node's partitions remember is counted on one account (Records) with a limit. A primary takes the room for a record before
 // it takes on the write, and refuses the write while there is none, here or with a backup that says so (Message.Crowded). What is
 // ordered is remembered by all, whatever the account says, and a learner that has no room is not promoted.

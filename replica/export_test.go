@@ -11,3 +11,6 @@ func (p *Partition) RecordBytes() (n int64) {
 	}
 	return n
 }
+
+// AckBytes counts anew what r holds itself.
+func (r *Records) AckBytes() int64 { return ackBytes * int64(r.most) }

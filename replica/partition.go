@@ -48,7 +48,7 @@ type Node struct {
 	// goes by what the others' messages say (Message.Used). nil: nobody ever is.
 	Full func(ID) bool
 
-	// Records is the account of what all of them remember writes in; nil: it has no limit.
+	// Records is the account of what all of them remember writes in.
 	Records *Records
 
 	// Crowded reports whether the Records of another replica are full. It goes by what its messages say
@@ -375,9 +375,7 @@ func (p *Partition) answer(in *Message, m Message, out *Effects) {
 // Tick makes the partition send again what was not acknowledged, report who stays silent, and expire.
 func (p *Partition) Tick(now int64, out *Effects) {
 	p.tickQueries(now, out)
-	if p.memory != nil {
-		p.forget(now, p.node.Config.DedupLife)
-	}
+	p.tickRecords(now)
 	if p.lead != nil {
 		p.tickLead(now, out)
 	} else if rule.Off(rule.ExpireAtPrimary) {

@@ -11,8 +11,11 @@ import (
 	"github.com/dramnode/dramnode/wire"
 )
 
-// oneRecord is what the first record of a client takes.
-const oneRecord = 112
+// oneRecord is what the first record of a client takes, oneAck of it what is left when it is done with all.
+const (
+	oneRecord = 168
+	oneAck    = 56
+)
 
 // limit gives each replica of c room for so many clients with one record each.
 func (c *cluster) limit(clients int64) {
@@ -75,13 +78,17 @@ func TestRoomForRecordsReturns(t *testing.T) {
 	c := newCluster(t, 1)
 	c.limit(3)
 	used := c.nodes[0].Records.Used
-	for counter := range uint64(9) {
-		c.write(1, counter+1, 1)
+	counter := uint64(1)
+	for c.write(1, counter, 1).Status == wire.StatusOK {
+		counter++
 	}
-	c.refused(c.write(1, 10, 1))
+	if counter < 10 {
+		t.Errorf("room for only %d records", counter)
+	}
+	c.refused(c.write(1, counter+1, 1))
 	c.refused(c.write(2, 1, 1))
 	c.tick(config.DedupLife / 2)
-	if r := c.write(1, 11, 11); r.Status != wire.StatusOK {
+	if r := c.write(1, counter+2, counter+2); r.Status != wire.StatusOK {
 		t.Errorf("the first write of which nothing before is under way: %+v", r)
 	}
 	c.tick(config.DedupLife / 4)
@@ -99,8 +106,54 @@ func TestRoomForRecordsReturns(t *testing.T) {
 	lost := row(2, 1)
 	lost.LossCount = 1
 	c.adopt(lost)
-	if used() != 0 {
-		t.Errorf("%d bytes for entries that are lost", used())
+	if used() != oneAck {
+		t.Errorf("%d bytes for entries that are lost, want %d for their client", used(), oneAck)
+	}
+}
+
+// TestClientsThatGo: clients that write in every partition, once each, and go, leave as much as one record each. So others find room
+// long before their records are too old to be asked for; and a late copy of a write that its client is done with is not executed.
+func TestClientsThatGo(t *testing.T) {
+	const partitions, clients, room = 20, 30, 40
+	shared := &replica.Records{Limit: room * oneRecord}
+	var all []*cluster
+	for range partitions {
+		c := newCluster(t, 1)
+		c.nodes[0].Records = shared
+		all = append(all, c)
+	}
+	tick := func(by int64) {
+		for _, c := range all {
+			c.tick(by)
+		}
+	}
+	for client := range uint64(clients) {
+		for i, c := range all {
+			if r := c.write(client+1, uint64(i)+1, uint64(i)+1); r.Status != wire.StatusOK {
+				t.Fatalf("client %d, partition %d: %v", client, i, r.Status)
+			}
+			tick(1)
+		}
+	}
+	tick(config.DedupLife / 4)
+	if used, want := shared.Used(), int64(clients*oneRecord); used > want || shared.Refused() > 0 {
+		t.Errorf("%d bytes are left of %d clients, want at most %d; %d refusals", used, clients, want, shared.Refused())
+	}
+	before, _ := all[0].nodes[0].store.Get([]byte("k"))
+	for _, pause := range []int64{0, 10 * config.DedupLife} {
+		tick(pause)
+		if r := all[0].write(3, 1, 1); r.Status != wire.StatusUnknownOutcome {
+			t.Errorf("after a pause of %d, a late copy of a write that is done with is answered with %v", pause, r.Status)
+		}
+	}
+	if after, _ := all[0].nodes[0].store.Get([]byte("k")); after.Gen != before.Gen {
+		t.Errorf("it made version %x, after %x", after.Gen, before.Gen)
+	}
+	for range 20 {
+		tick(config.DedupLife / 16)
+	}
+	if shared.Used() != 0 {
+		t.Errorf("%d bytes for clients that are silent", shared.Used())
 	}
 }
 
@@ -232,7 +285,7 @@ func TestRecordsStayWithinTheirLimit(t *testing.T) {
 			},
 			"": func(rt *rapid.T) {
 				for _, n := range c.nodes {
-					if used, want := n.Records.Used(), n.RecordBytes(); used != want || copies == 1 && used > n.Records.Limit {
+					if used, want := n.Records.Used(), n.RecordBytes()+n.Records.AckBytes(); used != want || copies == 1 && used > n.Records.Limit {
 						rt.Fatalf("replica %d: %d bytes on the account, %d remembered, limit %d", n.ID, used, want, n.Records.Limit)
 					}
 				}

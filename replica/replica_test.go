@@ -43,7 +43,7 @@ var config = replica.Config{
 func newCluster(t *testing.T, n int) *cluster {
 	c := &cluster{t: t, now: 1000, replies: map[uint64]replica.Reply{}}
 	for id := range n {
-		at := &node{Node: replica.Node{ID: state.Incarnation(id + 1), Config: config, Until: func() int64 { return 1 << 60 }}}
+		at := &node{Node: replica.Node{ID: state.Incarnation(id + 1), Config: config, Records: newRecords(), Until: func() int64 { return 1 << 60 }}}
 		at.Partition = replica.New(&at.Node, &at.store)
 		c.nodes = append(c.nodes, at)
 	}
@@ -59,9 +59,12 @@ func newCluster(t *testing.T, n int) *cluster {
 	return c
 }
 
+// newRecords has room for all.
+func newRecords() *replica.Records { return &replica.Records{Limit: 1 << 40} }
+
 // join adds a replica that has no row.
 func (c *cluster) join(id replica.ID) replica.ID {
-	n := &node{Node: replica.Node{ID: id, Config: config, Until: func() int64 { return 1 << 60 }}}
+	n := &node{Node: replica.Node{ID: id, Config: config, Records: newRecords(), Until: func() int64 { return 1 << 60 }}}
 	n.Partition = replica.New(&n.Node, &n.store)
 	c.nodes = append(c.nodes, n)
 	return id
@@ -565,7 +568,7 @@ func TestIdlePartitionIsSmall(t *testing.T) {
 	if size := reflect.TypeFor[replica.Partition]().Size(); size > 256 {
 		t.Errorf("a partition has %d bytes, want at most 256", size)
 	}
-	n, r := &replica.Node{ID: 2, Config: config}, row(1, 3)
+	n, r := &replica.Node{ID: 2, Config: config, Records: newRecords()}, row(1, 3)
 	var out replica.Effects
 	if allocs := testing.AllocsPerRun(100, func() {
 		p := replica.New(n, nil)

@@ -44,6 +44,7 @@ const (
 	DedupRefused         Rule = "a write whose record may be gone is not executed"
 	DedupObserved        Rule = "a definite failure is remembered too"
 	DedupKept            Rule = "a record is kept as long as a copy of its request may live"
+	DedupFolded          Rule = "what a client is done with is known when its last record has gone"
 	DedupPaused          Rule = "a record does not age while its process stands still"
 	FenceOnWrite         Rule = "a write is executed in the epoch it was sent for"
 	ExpireByDelete       Rule = "an expired entry is missing once its delete is committed"

@@ -41,7 +41,7 @@ func open(t testing.TB, c storage.Config) (*storage.Store, []*primary) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &replica.Node{ID: 1, Config: replica.Default, Until: func() int64 { return 1 << 60 }}
+	n := &replica.Node{ID: 1, Config: replica.Default, Records: &replica.Records{Limit: 1 << 30}, Until: func() int64 { return 1 << 60 }}
 	all := make([]*primary, c.Partitions)
 	for i := range all {
 		of, err := arena.Open(s, uint16(i))

@@ -80,5 +80,5 @@ var allRules = []rule.Rule{
 	rule.AssignMatches, rule.LeaseFromSend, rule.LeaseWithTable, rule.NewLeaderWaits, rule.QuorumRound, rule.NewLifeNewID,
 	rule.LeaseAfterCapture, rule.EpochAfterCapture, rule.AssignUnique, rule.SyncBeforeActive, rule.DedupOvertaken, rule.LossClears,
 	rule.CondemnedNoLease, rule.DriftAllowed, rule.ActivateAlive, rule.RetryWithinLoss,
-	rule.RetryForward, rule.RangePending, rule.DedupPaused,
+	rule.RetryForward, rule.RangePending, rule.DedupPaused, rule.DedupFolded,
 }
