@@ -140,7 +140,7 @@ func (d *direct) learn(o *op) {
 	if o.kind == wire.KindPut {
 		bytes = o.bodyBytes()
 	}
-	d.places.put(o.key, &place{key: string(o.key), bytes: bytes, share: s, at: transport.Place{
+	d.places.put(o.key, &place{bytes: bytes, share: s, at: transport.Place{
 		At: r.ext.Place, Generation: uint64(r.ext.Generation), Epoch: r.header.Epoch, Partition: uint16(o.view.ring.Partition(o.key)),
 	}})
 }

@@ -242,7 +242,7 @@ func TestPlaces(t *testing.T) {
 				}
 				continue
 			}
-			p := &place{key: string(key), bytes: n}
+			p := &place{bytes: n}
 			s.put(key, p)
 			if last[string(key)] = p; s.find(key) != p {
 				t.Fatalf("%s was put and is not found", key)

@@ -8,40 +8,51 @@ import (
 	"github.com/dramnode/dramnode/transport"
 )
 
-// A place is where the value of a key was last. It is never changed, only replaced.
+// A place is where the value of a key was last. It is never changed, only replaced. Of the key it has a hash: whoever reads
+// there finds out whether the record is that of the key.
 type place struct {
-	key   string
+	hash  uint64
 	bytes int
 	at    transport.Place
 	share *share
 }
 
 // places remembers a bounded number of places. A key has placeWays slots that it shares with others. Readers take no
-// lock; what two writers do at once to one key may leave an outdated place, which reading finds out.
+// lock; what two writers do at once to one key may leave an outdated place, which reading finds out, or a slot whose hash and place
+// do not match, which finds nothing.
 type places struct {
-	seed  maphash.Seed
-	slots []atomic.Pointer[place]
-	turn  atomic.Uint32 // which slot makes room next
+	seed maphash.Seed
+	sets []placeSet
+	turn atomic.Uint32 // which slot makes room next
 }
 
-const placeWays = 4 // 32 bytes of slots: one look at memory
+const placeWays = 4
+
+// A placeSet is one look at memory, and what is found in it the other: a direct read is made of little else.
+type placeSet [placeWays]struct {
+	hash  atomic.Uint64
+	place atomic.Pointer[place]
+}
 
 // newPlaces remembers about keys places.
 func newPlaces(keys int) *places {
 	sets := 1 << bits.Len(uint(max(keys, placeWays)/placeWays-1))
-	return &places{seed: maphash.MakeSeed(), slots: make([]atomic.Pointer[place], sets*placeWays)}
+	return &places{seed: maphash.MakeSeed(), sets: make([]placeSet, sets)}
 }
 
-func (s *places) set(key []byte) []atomic.Pointer[place] {
-	at := int(maphash.Bytes(s.seed, key)) & (len(s.slots) - 1) &^ (placeWays - 1)
-	return s.slots[at : at+placeWays : at+placeWays]
+func (s *places) set(key []byte) (hash uint64, set *placeSet) {
+	hash = maphash.Bytes(s.seed, key)
+	return hash, &s.sets[hash&uint64(len(s.sets)-1)]
 }
 
 // find returns the place of key, or nil.
 func (s *places) find(key []byte) *place {
-	set := s.set(key)
+	hash, set := s.set(key)
 	for i := range set {
-		if p := set[i].Load(); p != nil && p.key == string(key) {
+		if set[i].hash.Load() != hash {
+			continue
+		}
+		if p := set[i].place.Load(); p != nil && p.hash == hash {
 			return p
 		}
 	}
@@ -50,24 +61,26 @@ func (s *places) find(key []byte) *place {
 
 // put remembers p, in the slot of its key's last place, or an empty one, or some other key's.
 func (s *places) put(key []byte, p *place) {
-	set := s.set(key)
+	hash, set := s.set(key)
+	p.hash = hash
 	slot := int(s.turn.Add(1) % placeWays)
 	for i := len(set) - 1; i >= 0; i-- {
-		old := set[i].Load()
-		if old == nil {
-			slot = i
-		} else if old.key == p.key {
+		if set[i].hash.Load() == hash {
 			slot = i
 			break
 		}
+		if set[i].place.Load() == nil {
+			slot = i
+		}
 	}
-	set[slot].Store(p)
+	set[slot].place.Store(p)
+	set[slot].hash.Store(hash)
 }
 
 // forget drops p if it is still remembered.
 func (s *places) forget(key []byte, p *place) {
-	set := s.set(key)
+	_, set := s.set(key)
 	for i := range set {
-		set[i].CompareAndSwap(p, nil)
+		set[i].place.CompareAndSwap(p, nil)
 	}
 }
