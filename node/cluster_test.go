@@ -179,13 +179,17 @@ func (c *cluster) ready(names ...string) {
 	c.settled(names...)
 }
 
-// kill ends a node as a crash would: its peers see only that its connections are gone.
-func (c *cluster) kill(name string) {
+// kill ends nodes as a crash would: their peers see only that their connections are gone.
+func (c *cluster) kill(names ...string) {
 	c.t.Helper()
-	c.world.Kill(name + ":1")
-	<-c.nodes[name].done
-	if err := c.nodes[name].err; !errors.Is(err, memnet.ErrKilled) {
-		c.t.Errorf("%s ended with %v", name, err)
+	for _, name := range names {
+		c.world.Kill(name + ":1")
+	}
+	for _, name := range names {
+		<-c.nodes[name].done
+		if err := c.nodes[name].err; !errors.Is(err, memnet.ErrKilled) {
+			c.t.Errorf("%s ended with %v", name, err)
+		}
 	}
 }
 

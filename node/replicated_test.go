@@ -176,14 +176,13 @@ func TestReplicatedRanges(t *testing.T) {
 	t.Parallel()
 	c := newClusterWith(t, 33, with(replicated), "n1", "n2", "n3")
 	s := c.stock("n2", 200, 50)
-	keys, _ := s.user.mustEveryPage(c.nodes["n1"], wire.KindList, "", "", 37)
+	keys := s.user.mustList(c.nodes["n1"], "", "", 37)
 	if len(keys) != len(s.generations) {
 		t.Errorf("%d keys are listed, want %d", len(keys), len(s.generations))
 	}
-	_, deleted := s.user.mustEveryPage(c.nodes["n2"], wire.KindDeleteRange, "stock-50-1", "stock-50-2", 1000)
-	left, _ := s.user.mustEveryPage(c.nodes["n3"], wire.KindList, "", "", 1000)
-	if int(deleted) != 111 || len(left) != len(s.generations)-111 {
-		t.Errorf("%d deleted and %d left of %d, want 111 deleted", deleted, len(left), len(s.generations))
+	s.user.mustDelete(c.nodes["n2"], "stock-50-1", "stock-50-2", 111)
+	if left := s.user.mustList(c.nodes["n3"], "", "", 1000); len(left) != len(s.generations)-111 {
+		t.Errorf("%d are left of %d, want 111 deleted", len(left), len(s.generations))
 	}
 	c.same("n1", "n2", "n3")
 }
