@@ -4,6 +4,9 @@
 # toolchain of this machine under the same tags, so that one Dockerfile serves both cases.
 set -euo pipefail
 
+exec 9<"$0" # one at a time: the next finds what this one made
+flock 9
+
 run_image=debian:bookworm-slim
 build_image=golang:1.26-bookworm
 pull_seconds=${PULL_SECONDS:-120} # how long a registry may take before the image is made here

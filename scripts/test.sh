@@ -86,7 +86,6 @@ step_bench() {
 step_compose() {
 	[ -e cmd/dramnode/main.go ] || { nothing "no cmd/dramnode to put into an image"; return; }
 	docker info >/dev/null 2>&1 || { skip "Docker does not run here"; return; }
-	[ -z "$images" ] || tail -f --pid="$images" /dev/null # compose-smoke.sh says what is still missing
 	scripts/compose-smoke.sh
 	scripts/compose-smoke.sh replicas
 }
@@ -121,12 +120,11 @@ steps=("$@")
 for step in "${steps[@]}"; do
 	[[ " ${all_steps[*]} " == *" $step "* ]] || { echo "no step '$step'; there are: ${all_steps[*]}" >&2; exit 2; }
 done
-# Where the base images are missing, making them takes minutes, most of which are waiting: it is done beside the first steps.
-images=
+# Where the base images are missing, making them takes minutes, most of which are waiting: it is done beside the first steps. Whoever
+# needs them later waits for it, and makes what it could not.
 if [[ " ${steps[*]} " == *" unit "*" compose "* ]] && docker info >/dev/null 2>&1; then
 	chrt --idle 0 scripts/base-images.sh >"$out/base-images.log" &
-	images=$!
-	trap 'kill "$images" 2>/dev/null || true' EXIT
+	trap 'jobs -p | xargs -r kill' EXIT # a number that is no job any more may be somebody else's
 fi
 for step in "${steps[@]}"; do run "$step"; done
 
