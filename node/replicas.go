@@ -22,7 +22,7 @@ const (
 	replicaTick  = 5 * time.Millisecond   // of partitions in which something is under way
 	replicaIdle  = time.Second            // of the others
 	replicaTight = 250 * time.Millisecond // of these while there is little room for records
-	replicaBatch = 100 * time.Millisecond // they are looked for, while all are idle
+	replicaBatch = 250 * time.Millisecond // they are looked for, while all are idle: each look wakes an idle process
 	idleLooks    = 40                     // in a row that find nothing under way, before looks become rarer
 	keepRemoved  = 30 * time.Second       // a replica that was dropped may be wanted again, as a base
 	stepAnswers  = 4                      // of a step to requests, as a rule
