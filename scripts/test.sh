@@ -124,7 +124,7 @@ done
 # needs them later waits for it, and makes what it could not.
 if [[ " ${steps[*]} " == *" unit "*" compose "* ]] && docker info >/dev/null 2>&1; then
 	chrt --idle 0 scripts/base-images.sh >"$out/base-images.log" &
-	trap 'jobs -p | xargs -r kill' EXIT # a number that is no job any more may be somebody else's
+	trap 'jobs -pr | xargs -r kill' EXIT # a number that is no job any more may be somebody else's
 fi
 for step in "${steps[@]}"; do run "$step"; done
 
