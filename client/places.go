@@ -11,15 +11,14 @@ import (
 // A place is where the value of a key was last. It is never changed, only replaced. Of the key it has a hash: whoever reads
 // there finds out whether the record is that of the key.
 type place struct {
-	hash  uint64
+	hash  uint64 // set by put
 	bytes int
 	at    transport.Place
 	share *share
 }
 
 // places remembers a bounded number of places. A key has placeWays slots that it shares with others. Readers take no
-// lock; what two writers do at once to one key may leave an outdated place, which reading finds out, or a slot whose hash and place
-// do not match, which finds nothing.
+// lock; what two writers do at once to one key may leave an outdated place, which reading finds out.
 type places struct {
 	seed maphash.Seed
 	sets []placeSet
@@ -28,11 +27,7 @@ type places struct {
 
 const placeWays = 4
 
-// A placeSet is one look at memory, and what is found in it the other: a direct read is made of little else.
-type placeSet [placeWays]struct {
-	hash  atomic.Uint64
-	place atomic.Pointer[place]
-}
+type placeSet [placeWays]atomic.Pointer[place]
 
 // newPlaces remembers about keys places.
 func newPlaces(keys int) *places {
@@ -49,10 +44,7 @@ func (s *places) set(key []byte) (hash uint64, set *placeSet) {
 func (s *places) find(key []byte) *place {
 	hash, set := s.set(key)
 	for i := range set {
-		if set[i].hash.Load() != hash {
-			continue
-		}
-		if p := set[i].place.Load(); p != nil && p.hash == hash {
+		if p := set[i].Load(); p != nil && p.hash == hash {
 			return p
 		}
 	}
@@ -65,22 +57,21 @@ func (s *places) put(key []byte, p *place) {
 	p.hash = hash
 	slot := int(s.turn.Add(1) % placeWays)
 	for i := len(set) - 1; i >= 0; i-- {
-		if set[i].hash.Load() == hash {
+		old := set[i].Load()
+		if old == nil {
+			slot = i
+		} else if old.hash == hash {
 			slot = i
 			break
 		}
-		if set[i].place.Load() == nil {
-			slot = i
-		}
 	}
-	set[slot].place.Store(p)
-	set[slot].hash.Store(hash)
+	set[slot].Store(p)
 }
 
 // forget drops p if it is still remembered.
 func (s *places) forget(key []byte, p *place) {
 	_, set := s.set(key)
 	for i := range set {
-		set[i].place.CompareAndSwap(p, nil)
+		set[i].CompareAndSwap(p, nil)
 	}
 }
