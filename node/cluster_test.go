@@ -304,20 +304,31 @@ func (c *caller) once(node string, h wire.Header, body []byte) reply {
 	return <-o.done
 }
 
+// failure is what r means to the sender; a refusal by a node that is not the owner is worth a retry.
+func (r *reply) failure() error {
+	switch {
+	case r.err != nil:
+		return r.err
+	case r.header.Status == wire.StatusNotOwner:
+		return dramnode.ErrUnavailable
+	}
+	return r.header.Status.Err()
+}
+
+// refused reports whether a request that failed was certainly not applied, and may be a moment later: who is short of processor
+// time may lose its lease, and its partitions, in any test.
+func refused(err error) bool {
+	return errors.Is(err, dramnode.ErrUnavailable) || errors.Is(err, dramnode.ErrNoQuorum)
+}
+
 // do retries what was certainly not applied.
 func (c *caller) do(node string, h wire.Header, body []byte) (reply, error) {
 	c.t.Helper()
 	deadline := time.Now().Add(eventually)
 	for {
 		r := c.once(node, h, body)
-		err := r.err
-		if err == nil {
-			err = r.header.Status.Err()
-			if r.header.Status == wire.StatusNotOwner {
-				err = dramnode.ErrUnavailable
-			}
-		}
-		if !errors.Is(err, dramnode.ErrUnavailable) && !errors.Is(err, dramnode.ErrNoQuorum) || time.Now().After(deadline) {
+		err := r.failure()
+		if !refused(err) || time.Now().After(deadline) {
 			return r, err
 		}
 		<-time.After(5 * time.Millisecond)

@@ -36,24 +36,13 @@ func (c *caller) through(p *pool, random *rand.Rand, h wire.Header, body []byte)
 		if errors.Is(err, dramnode.ErrUnknownOutcome) {
 			again = h.Kind == wire.KindGet // reads may always be repeated
 		} else {
-			again = errors.Is(err, dramnode.ErrUnavailable) || errors.Is(err, dramnode.ErrNoQuorum)
+			again = refused(err)
 		}
 		if !again || time.Now().After(deadline) {
 			return r, err
 		}
 		<-time.After(2 * time.Millisecond) // or refused callers keep the nodes from renewing their leases
 	}
-}
-
-// failure is what r means to the sender; a refusal by a node that is not the owner is worth a retry.
-func (r *reply) failure() error {
-	switch {
-	case r.err != nil:
-		return r.err
-	case r.header.Status == wire.StatusNotOwner:
-		return dramnode.ErrUnavailable
-	}
-	return r.header.Status.Err()
 }
 
 // A load is goroutines that write, each its own keys, until stop. They note what was acknowledged.

@@ -2,6 +2,7 @@ package node
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -13,9 +14,6 @@ import (
 	"github.com/dramnode/dramnode/test/proc"
 	"github.com/dramnode/dramnode/wire"
 )
-
-// refusals of a range are for the moment: who is short of processor time may lose its lease, and its partitions, in any test.
-var refusals = []wire.Status{wire.StatusNotOwner, wire.StatusUnavailable, wire.StatusNoQuorum, wire.StatusUnknownOutcome}
 
 // everyPage asks each owner of t for the keys from start to end, page by page. ok is false as soon as
 // a node refuses: the listing is then to be repeated by a newer table.
@@ -36,11 +34,14 @@ func (c *caller) everyPage(t *control.Table, kind wire.Kind, start, end string, 
 				h.Ext = wire.AppendWriteExt(nil, wire.WriteExt{Client: c.id, Counter: c.counter.Add(1)})
 			}
 			r := c.once(m.Name, h, wire.AppendListRequest(nil, &q))
+			err := r.failure()
+			// A listing has no outcome that could be unknown, but its answer may get lost.
+			unknown := errors.Is(err, dramnode.ErrUnknownOutcome) && (r.err != nil || kind == wire.KindDeleteRange)
 			switch {
-			case r.err != nil || slices.Contains(refusals, r.header.Status):
+			case refused(err) || unknown:
 				return nil, 0, false
-			case r.header.Status != wire.StatusOK:
-				c.t.Fatalf("kind %d at %s: %v: %s", kind, m.Name, r.header.Status, r.body)
+			case err != nil:
+				c.t.Fatalf("kind %d at %s: %v: %s", kind, m.Name, err, r.body)
 			}
 			if kind == wire.KindDeleteRange {
 				ext, err := wire.ParseReplyExt(r.header.Ext)
