@@ -14,6 +14,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/dramnode/dramnode/client"
+	"github.com/dramnode/dramnode/control"
 	"github.com/dramnode/dramnode/gateway"
 	"github.com/dramnode/dramnode/node"
 	"github.com/dramnode/dramnode/ring"
@@ -36,6 +37,8 @@ type Cluster struct {
 	world *memnet.World
 	log   *testLog
 	nodes []*member
+
+	settings ring.Config // of the nodes
 }
 
 type member struct {
@@ -76,9 +79,26 @@ func NewCluster(t testing.TB, nodes int, memoryBytes int64, changes ...func(*nod
 				return false
 			}
 		}
-		return true
+		return c.placed(first)
 	})
 	return c
+}
+
+// placed reports whether every copy is where it stays: the moves after a join come in turns, and between two nothing moves.
+func (c *Cluster) placed(t *control.Table) bool {
+	members := make([]ring.Member, len(t.Members))
+	for i := range members {
+		members[i] = ring.Member{Name: t.Members[i].Name, Zone: t.Members[i].Zone}
+	}
+	want, err := c.settings.Targets(members, int(t.Replicas))
+	for p := range want {
+		for _, at := range want[p] {
+			if r := &t.Rows[p]; r.Owner != at && !r.IsBackup(at) {
+				return false
+			}
+		}
+	}
+	return err == nil
 }
 
 func (c *Cluster) start(i int, seeds []string, memoryBytes int64, changes []func(*node.Config)) {
@@ -97,6 +117,7 @@ func (c *Cluster) start(i int, seeds []string, memoryBytes int64, changes []func
 	for _, change := range changes {
 		change(&cfg)
 	}
+	c.settings = cfg.Settings
 	n, err := node.New(cfg)
 	if err != nil {
 		c.t.Fatal(err)
